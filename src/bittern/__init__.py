@@ -1,0 +1,1 @@
+"""Bittern, an end-to-end neural audio codec."""

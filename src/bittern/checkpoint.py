@@ -1,0 +1,210 @@
+"""Checkpoint folders: `config.json` and `model.safetensors`, found by name or by path.
+
+Weights are stored folded (no weight norm) and never pickled. What a run needs to go on training is
+not here but in `training/state.py`.
+"""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from bittern.config import CodecConfig
+from bittern.errors import ConfigError, ModelError
+from bittern.model import CodecModel
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FINGERPRINT_BYTES = 8
+_KEPT_WIDE = ("spread", "transform.")  # small, and the linear path needs them exact
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model as loaded, with the folder it came from and the fingerprint of its weights."""
+
+    model: CodecModel
+    fingerprint: bytes
+    folder: Path
+
+
+def shipped_folders() -> list[Path]:
+    """Where names are looked up: beside the package (wheel), then at the repository's root."""
+    package = Path(__file__).resolve().parent
+    return [package / "checkpoints", package.parents[1] / "checkpoints"]
+
+
+def shipped_names() -> list[str]:
+    """Names of the checkpoints that come with Bittern."""
+    found = {path.parent.name for root in shipped_folders() for path in root.glob(f"*/{CONFIG_FILE}")}
+    return sorted(found)
+
+
+def find(name_or_folder: str | Path) -> Path:
+    """The folder of a checkpoint given by its path or by the name of a shipped one.
+
+    Raises:
+        ModelError: neither exists.
+    """
+    candidates = [Path(name_or_folder)]
+    if Path(name_or_folder).name == str(name_or_folder):
+        candidates += [root / str(name_or_folder) for root in shipped_folders()]
+    for folder in candidates:
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    known = ", ".join(shipped_names()) or "none"
+    raise ModelError(
+        f"model {str(name_or_folder)!r} is neither a folder with a {CONFIG_FILE} nor the name of "
+        f"a shipped model ({known})"
+    )
+
+
+def load(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
+    """Load a codec for use: in eval mode, weight norm folded.
+
+    Raises:
+        ModelError: the folder or a file is missing, damaged, or weights do not fit the config.
+    """
+    folder = find(name_or_folder)
+    model = CodecModel(read_config(folder))
+    fold_weight_norm(model)
+    state, fingerprint = _read_weights(folder)
+    _fill(model, state, folder)
+    return Checkpoint(model.eval().requires_grad_(False).to(device), fingerprint, folder)
+
+
+def load_into(model: CodecModel, name_or_folder: str | Path) -> None:
+    """Load weights into a model that goes on training, whose weight norm is kept.
+
+    The model may have fewer or more stages than the checkpoint: what is missing stays as it is.
+
+    Raises:
+        ModelError: as for `load`.
+    """
+    folder = find(name_or_folder)
+    state, _ = _read_weights(folder)
+    own, given = model.quantizer.codewords, state.get("quantizer.codewords")
+    if given is not None and given.shape[1:] == own.shape[1:] and len(given) != len(own):
+        merged = own.detach().clone()
+        shared = min(len(given), len(own))
+        merged[:shared] = given[:shared]
+        state["quantizer.codewords"] = merged
+    for key, module in _normed(model).items():
+        if key in state:
+            module.weight = state.pop(key)  # the parametrization splits it into size and direction
+    missing = [k for k in model.state_dict() if k not in state and ".parametrizations." not in k]
+    _fill(model, state, folder, missing=missing, strict=False)
+
+
+def save(model: CodecModel, folder: Path, *, dtype: torch.dtype = torch.float32) -> bytes:
+    """Write config and folded weights; each file replaces its predecessor at once, or not at all.
+
+    Args:
+        model: what to save; it is not changed.
+        folder: made if it does not exist.
+        dtype: of the stored weights; float16 halves the size.
+
+    Returns:
+        The fingerprint of the weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        key: value.cpu().contiguous().to(torch.float32 if key.startswith(_KEPT_WIDE) else dtype)
+        for key, value in folded_state(model).items()
+    }
+    data = dump_tensors(state, metadata={"format": "bittern"})
+    write_atomically(folder / WEIGHTS_FILE, data)
+    write_atomically(folder / CONFIG_FILE, model.config.to_json().encode())
+    return _fingerprint(data)
+
+
+def read_config(folder: Path) -> CodecConfig:
+    try:
+        return CodecConfig.from_json((folder / CONFIG_FILE).read_text())
+    except ConfigError as error:
+        raise ModelError(f"{folder / CONFIG_FILE}: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{folder / CONFIG_FILE}: cannot be read ({error})") from None
+
+
+def folded_state(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The state dict with every weight-normed weight as its product; the model is not changed."""
+    state = {k: v.detach() for k, v in model.state_dict().items() if ".parametrizations." not in k}
+    return state | {key: module.weight.detach() for key, module in _normed(model).items()}
+
+
+def fold_weight_norm(model: torch.nn.Module) -> None:
+    """Replace every weight-normed weight by its product, in place."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write to a temporary name in the same folder, flush to disk, rename."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _normed(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Modules with weight norm, by the key that their weight has when folded."""
+    return {
+        f"{path}.weight": module
+        for path, module in model.named_modules()
+        if parametrize.is_parametrized(module, "weight")
+    }
+
+
+def _fingerprint(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:FINGERPRINT_BYTES]
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, Tensor], bytes]:
+    path = folder / WEIGHTS_FILE
+    try:
+        data = path.read_bytes()
+        state = load_tensors(data)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+    except SafetensorError as error:
+        raise ModelError(f"{path}: not a complete safetensors file ({error})") from None
+    return {key: value.float() for key, value in state.items()}, _fingerprint(data)
+
+
+def _fill(
+    model: CodecModel,
+    state: dict[str, Tensor],
+    folder: Path,
+    *,
+    missing: list[str] | None = None,
+    strict: bool = True,
+) -> None:
+    own = model.state_dict()
+    if strict:
+        missing = [key for key in own if key not in state]
+    unknown = [key for key in state if key not in own]
+    misfits = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
+    for what, keys in (("lacks", missing or []), ("has unknown", unknown), ("has misshapen", misfits)):
+        if keys:
+            raise ModelError(
+                f"{folder / WEIGHTS_FILE}: {what} {keys[0]!r} ({len(keys)} in all); "
+                f"it does not belong to this {CONFIG_FILE}"
+            )
+    model.load_state_dict(state, strict=strict)

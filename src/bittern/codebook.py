@@ -1,0 +1,178 @@
+"""How codebooks come to be: k-means at the start, moving averages after, and revival of dead entries.
+
+Kept apart from `quantizer.py` because a trained codec needs none of it. All statistics are summed over
+the ranks of a distributed run, and whatever is drawn is the same on each, so that codebooks stay equal.
+
+Source: EMA codebooks, VQ-VAE (arXiv:1711.00937, appendix A.1); revival, SoundStream
+(arXiv:2107.03312, section III-C) with two differences: the threshold is relative to the mean count,
+hence independent of the batch size, and a revived entry resets its moving averages with its codeword.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from bittern.quantizer import Quantized, ResidualQuantizer, nearest
+
+
+class CodebookUpdate(NamedTuple):
+    """What one update did, per stage."""
+
+    dead: Tensor  # [K] entries found below the threshold
+    revived: Tensor  # [K] of these, entries given a new codeword
+
+
+class EmaCodebooks(nn.Module):
+    """Moving averages behind the codebooks of one `ResidualQuantizer`, which it updates in place.
+
+    Args:
+        quantizer: whose `codewords` are learnt.
+        decay: of the moving averages, per step.
+        epsilon: Laplace smoothing of the counts.
+        revival_threshold: an entry is dead when its count falls below this share of the mean count;
+            0 turns revival off.
+    """
+
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(
+        self,
+        quantizer: ResidualQuantizer,
+        *,
+        decay: float = 0.99,
+        epsilon: float = 1e-5,
+        revival_threshold: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self._quantizer = [quantizer]  # in a list: its weights belong to the model, not to us
+        self.decay = decay
+        self.epsilon = epsilon
+        self.revival_threshold = revival_threshold
+        self.register_buffer("counts", quantizer.codewords.new_ones(quantizer.codewords.shape[:2]))
+        self.register_buffer("sums", quantizer.codewords.clone())
+
+    @property
+    def quantizer(self) -> ResidualQuantizer:
+        return self._quantizer[0]
+
+    @torch.no_grad()
+    def initialise(
+        self, vectors: Tensor, *, iterations: int = 10, generator: torch.Generator | None = None
+    ) -> None:
+        """Set every stage by k-means on what the stages before it leave of `vectors`, [M, D]."""
+        vectors = _gather(vectors.float())
+        generator = generator or torch.Generator().manual_seed(0)
+        for stage in range(self.quantizer.stages):
+            centres, indices = kmeans(
+                vectors, self.quantizer.codebook_size, iterations=iterations, generator=generator
+            )
+            self.quantizer.codewords[stage] = centres
+            vectors = vectors - centres[indices]
+        self.restart()
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begin the averages anew from the codewords as they are (after k-means, or to fine-tune)."""
+        self.counts.fill_(1.0)
+        self.sums.copy_(self.quantizer.codewords)
+
+    @torch.no_grad()
+    def update(
+        self, quantized: Quantized, generator: torch.Generator | None = None
+    ) -> CodebookUpdate:
+        """Move the codebooks towards the vectors they just coded, then revive the dead entries.
+
+        Args:
+            quantized: a training forward of the quantizer.
+            generator: on the CPU, seeded alike on all ranks; draws the vectors for revival.
+        """
+        residuals, active = quantized.residuals, quantized.active  # [K, M, D], [K, M]
+        stages, entries, dim = self.quantizer.codewords.shape
+        codes = quantized.codes.transpose(0, 1).reshape(stages, -1)  # [K, M]
+        offset = torch.arange(stages, device=codes.device)[:, None] * entries
+        rows = (codes + offset)[active]
+        counts = torch.bincount(rows, minlength=stages * entries).float()
+        sums = residuals.new_zeros(stages * entries, dim).index_add_(0, rows, residuals[active])
+        counts, sums = _sum_over_ranks(counts), _sum_over_ranks(sums)
+
+        self.counts.lerp_(counts.view(stages, entries), 1 - self.decay)
+        self.sums.lerp_(sums.view(stages, entries, dim), 1 - self.decay)
+        total = self.counts.sum(dim=1, keepdim=True)
+        smoothed = (self.counts + self.epsilon) / (total + entries * self.epsilon) * total
+        used = total > 0  # [K, 1]; a stage that no item has used stays as it is
+        codewords = self.sums / smoothed.clamp(min=1e-12)[..., None]
+        self.quantizer.codewords.copy_(
+            torch.where(used[..., None], codewords, self.quantizer.codewords)
+        )
+        return self._revive(residuals, active, generator)
+
+    def _revive(
+        self, residuals: Tensor, active: Tensor, generator: torch.Generator | None
+    ) -> CodebookUpdate:
+        mean = self.counts.mean(dim=1, keepdim=True)  # [K, 1]
+        dead = self.counts < self.revival_threshold * mean  # [K, N]
+        found = dead.sum(dim=1)
+        revived = torch.zeros_like(found)
+        for stage in torch.nonzero(found).flatten().tolist():
+            pool = _gather(residuals[stage][active[stage]])
+            places = torch.nonzero(dead[stage]).flatten()
+            order = torch.randperm(len(pool), generator=generator)[: len(places)]
+            places = places[: len(order)]  # where frames are few, the rest waits for the next step
+            vectors = pool[order.to(pool.device)]
+            self.quantizer.codewords[stage, places] = vectors
+            self.counts[stage, places] = mean[stage]
+            self.sums[stage, places] = vectors * mean[stage]
+            revived[stage] = len(places)
+        return CodebookUpdate(dead=found, revived=revived)
+
+
+def kmeans(
+    vectors: Tensor, clusters: int, *, iterations: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Lloyd's algorithm: [M, D] -> centres [clusters, D] and the nearest centre's index [M].
+
+    Starts from vectors drawn without repetition (with, when there are fewer vectors than clusters);
+    an empty cluster is moved to a random vector.
+    """
+    count = len(vectors)
+    if count == 0:
+        raise ValueError("k-means got no vectors; give at least one")
+    order = torch.randperm(count, generator=generator)
+    if count < clusters:
+        order = torch.cat([order, torch.randint(count, (clusters - count,), generator=generator)])
+    centres = vectors[order[:clusters].to(vectors.device)]
+    for _ in range(iterations):
+        indices = nearest(vectors, centres)
+        sizes = torch.bincount(indices, minlength=clusters)
+        sums = torch.zeros_like(centres).index_add_(0, indices, vectors)
+        means = sums / sizes.clamp(min=1)[:, None]
+        spare = torch.randint(count, (clusters,), generator=generator).to(vectors.device)
+        centres = torch.where(sizes[:, None] > 0, means, vectors[spare])
+    return centres, nearest(vectors, centres)
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _sum_over_ranks(values: Tensor) -> Tensor:
+    if _distributed():
+        dist.all_reduce(values)
+    return values
+
+
+def _gather(rows: Tensor) -> Tensor:
+    """Rows of all ranks, [M, D] -> [sum of M, D], in the order of the ranks."""
+    if not _distributed():
+        return rows
+    sizes = [torch.zeros((), dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor(len(rows), device=rows.device))
+    longest = int(max(sizes))
+    padded = rows.new_zeros(longest, rows.shape[1])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])

@@ -1,0 +1,306 @@
+"""What a codec is, as plain frozen dataclasses: validated, and to and from JSON.
+
+`CodecConfig` describes a codec completely; `config.json` in a checkpoint folder and the files of
+`configs/model/` map onto it one to one. No torch and no Hydra here: reading a checkpoint's config
+costs nothing. How a codec is trained is in `training/settings.py`.
+"""
+
+import json
+import math
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+from bittern.errors import ConfigError
+
+
+class LinearPath(StrEnum):
+    """The fixed linear analysis and synthesis beside the networks."""
+
+    NONE = "none"
+    MDCT = "mdct"  # lapped, sine window of two hops; one hop of delay
+    PCA = "pca"  # principal components of blocks of one hop; no delay
+
+
+class NetworkInput(StrEnum):
+    """What the encoder sees and the decoder makes."""
+
+    SAMPLES = "samples"
+    SPECTRUM = "spectrum"  # MDCT coefficients, one frame a hop
+
+
+class Norm(StrEnum):
+    NONE = "none"
+    WEIGHT = "weight_norm"
+    TIME_GROUP = "time_group_norm"  # over channels and time (EnCodec 48 kHz); cannot stream
+
+
+class Padding(StrEnum):
+    CONSTANT = "constant"
+    REFLECT = "reflect"  # released EnCodec weights need it; the first frames then see ahead
+
+
+class Shortcut(StrEnum):
+    IDENTITY = "identity"
+    CONV = "conv"  # a kernel-1 convolution on the skip connection, as in EnCodec's released weights
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """An encoder; the decoder is the same read in mirror image.
+
+    A stem convolution leads to `channels[0]`; each further level strides by its ratio. Behind the
+    stem and behind each stride stand `residual_units[level]` units.
+    """
+
+    input: NetworkInput = NetworkInput.SPECTRUM
+    stem_stride: int = 1  # samples the stem takes at once; its kernel is then 2 * stem_stride
+    stem_kernel: int = 3  # kernel of the stem when it does not stride
+    ratios: tuple[int, ...] = ()  # stride of each level behind the stem, in encoder order
+    channels: tuple[int, ...] = (384,)  # width of each level, one more than ratios
+    residual_units: tuple[int, ...] = (5,)  # units at each level
+    residual_kernel: int = 3
+    dilations: tuple[int, ...] = (1, 2, 4, 8)  # of the units at a level, repeated as needed
+    compress: int = 1  # a unit's inner width is its level's width / compress
+    shortcut: Shortcut = Shortcut.IDENTITY
+    lstm_layers: int = 0  # at the bottleneck
+    latent_kernel: int = 3  # kernel of the convolution between bottleneck and latent
+    norm: Norm = Norm.NONE
+    padding: Padding = Padding.CONSTANT
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("ratios", "channels", "residual_units", "dilations"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        levels = len(self.ratios) + 1
+        for name in ("channels", "residual_units"):
+            got = getattr(self, name)
+            _require(
+                len(got) == levels,
+                f"{name} has {len(got)} values for {len(self.ratios)} ratios; give {levels}, "
+                "one for the stem and one for each ratio",
+            )
+        for name in ("stem_stride", "stem_kernel", "residual_kernel", "compress", "latent_kernel"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("ratios", "channels", "dilations"):
+            _require(
+                all(value >= 1 for value in getattr(self, name)),
+                f"{name} is {list(getattr(self, name))}; every value must be 1 or more",
+            )
+        _require(bool(self.dilations), "dilations is empty; give at least one, such as [1]")
+        _require(
+            all(units >= 0 for units in self.residual_units),
+            f"residual_units is {list(self.residual_units)}; every value must be 0 or more",
+        )
+        _require(
+            all(width % self.compress == 0 for width in self.channels),
+            f"compress is {self.compress}; it must divide every width of {list(self.channels)}",
+        )
+        _require(
+            0 <= self.lstm_layers <= 2, f"lstm_layers is {self.lstm_layers}; give 0, 1 or 2"
+        )
+        if self.input is NetworkInput.SPECTRUM:
+            _require(
+                not self.ratios and self.stem_stride == 1,
+                "input is spectrum, which is at the frame rate already: "
+                "set ratios to [] and stem_stride to 1",
+            )
+        _require(
+            not (self.norm is Norm.TIME_GROUP and self.causal),
+            "norm is time_group_norm, which looks at the whole clip: set causal to false",
+        )
+
+    @property
+    def stride(self) -> int:
+        """Input steps to one frame of latent."""
+        return self.stem_stride * math.prod(self.ratios)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerConfig:
+    """A residual vector quantizer: K stages of N entries each."""
+
+    stages: int = 32
+    codebook_size: int = 1024
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.stages <= 255, f"stages is {self.stages}; give 1 to 255")
+        size = self.codebook_size
+        _require(
+            2 <= size <= 65536 and size & (size - 1) == 0,
+            f"codebook_size is {size}; give a power of two from 2 to 65536",
+        )
+
+    @property
+    def bits_per_code(self) -> int:
+        return self.codebook_size.bit_length() - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecConfig:
+    """Everything needed to build a codec's networks and to count its frames and bits."""
+
+    name: str = "speech-16khz"
+    sample_rate: int = 16_000  # Hz
+    channels: int = 1
+    hop_length: int = 320  # samples to one frame of codes
+    latent_dim: int = 128
+    linear_path: LinearPath = LinearPath.MDCT
+    path_weighting: float = 0.5  # component i is scaled by std_i ** -path_weighting
+    encoder: NetworkConfig = field(default_factory=NetworkConfig)
+    decoder: NetworkConfig | None = None  # None: the encoder's mirror image
+    quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            bool(self.name) and all(c.isalnum() or c in "-_." for c in self.name),
+            f"name is {self.name!r}; use letters, digits, '-', '_' and '.'",
+        )
+        _require(
+            1000 <= self.sample_rate <= 192_000,
+            f"sample_rate is {self.sample_rate}; give 1000 to 192000 Hz",
+        )
+        _require(1 <= self.channels <= 8, f"channels is {self.channels}; give 1 to 8")
+        _require(
+            1 <= self.hop_length <= 65535, f"hop_length is {self.hop_length}; give 1 to 65535"
+        )
+        _require(self.latent_dim >= 1, f"latent_dim is {self.latent_dim}; give 1 or more")
+        _require(
+            0.0 <= self.path_weighting <= 1.0,
+            f"path_weighting is {self.path_weighting}; give 0 to 1",
+        )
+        for side, network in (("encoder", self.encoder), ("decoder", self.decoder_network)):
+            if network.input is NetworkInput.SAMPLES:
+                _require(
+                    network.stride == self.hop_length,
+                    f"{side} strides by {network.stride} samples (stem_stride times ratios), "
+                    f"but hop_length is {self.hop_length}; make them equal",
+                )
+        if self.linear_path is not LinearPath.NONE:
+            _require(
+                self.latent_dim <= self.hop_length * self.channels,
+                f"latent_dim is {self.latent_dim}, but the {self.linear_path} path has only "
+                f"{self.hop_length * self.channels} components a frame; give that or less",
+            )
+            _require(
+                self.latent_dim % self.channels == 0,
+                f"latent_dim is {self.latent_dim}; with a linear path it must be a multiple of "
+                f"the {self.channels} channels",
+            )
+
+    @property
+    def decoder_network(self) -> NetworkConfig:
+        return self.encoder if self.decoder is None else self.decoder
+
+    @property
+    def lapped(self) -> bool:
+        """Whether an MDCT is used, whose frames overlap by one hop."""
+        return self.linear_path is LinearPath.MDCT or NetworkInput.SPECTRUM in (
+            self.encoder.input,
+            self.decoder_network.input,
+        )
+
+    @property
+    def delay(self) -> int:
+        """Samples by which the synthesis lags: one hop with a lapped transform, otherwise 0."""
+        return self.hop_length if self.lapped else 0
+
+    @property
+    def latency(self) -> int:
+        """Algorithmic latency in samples: one frame to fill, and the delay."""
+        return self.hop_length + self.delay
+
+    @property
+    def streamable(self) -> bool:
+        return all(
+            network.causal and network.padding is Padding.CONSTANT
+            for network in (self.encoder, self.decoder_network)
+        )
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    def kbps_per_stage(self) -> float:
+        return self.frame_rate * self.quantizer.bits_per_code / 1000
+
+    def frame_count(self, samples: int) -> int:
+        """Frames that `samples` samples of audio are coded in: F = ceil(T / hop), + 1 if lapped."""
+        return 0 if samples == 0 else -(-samples // self.hop_length) + int(self.lapped)
+
+    def stages_for(self, bitrate_kbps: float) -> int:
+        """The most stages whose nominal bitrate is not above `bitrate_kbps`.
+
+        Raises:
+            ConfigError: not even one stage fits, or all stages together stay below.
+        """
+        stages = math.floor(bitrate_kbps / self.kbps_per_stage + 1e-9)
+        highest = self.quantizer.stages * self.kbps_per_stage
+        _require(
+            1 <= stages <= self.quantizer.stages,
+            f"bitrate {bitrate_kbps:g} kbit/s is out of reach of {self.name}; "
+            f"give {self.kbps_per_stage:g} to {highest:g}",
+        )
+        return stages
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "CodecConfig":
+        """Read what `to_json` wrote.
+
+        Raises:
+            ConfigError: not JSON, an unknown or wrongly typed key, or a value out of range.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"config is not JSON ({error})") from None
+        return _build(cls, data, "config")
+
+
+def _build(kind: Any, data: Any, where: str) -> Any:
+    """Turn JSON data into `kind`, naming the place of whatever does not fit."""
+    origin = typing.get_origin(kind)
+    if origin is types.UnionType:  # the only unions here are `X | None`
+        inner = next(arg for arg in typing.get_args(kind) if arg is not types.NoneType)
+        return None if data is None else _build(inner, data, where)
+    if origin is tuple:
+        _require(isinstance(data, list), f"{where} is {data!r}; expected a list")
+        item = typing.get_args(kind)[0]
+        return tuple(_build(item, value, f"{where}[{i}]") for i, value in enumerate(data))
+    if is_dataclass(kind):
+        _require(isinstance(data, dict), f"{where} is {data!r}; expected an object")
+        hints = typing.get_type_hints(kind)
+        known = [f.name for f in fields(kind)]
+        for key in data:
+            _require(key in known, f"{where} has an unknown key {key!r}; known: {', '.join(known)}")
+        try:
+            built: Any = typing.cast(Any, kind)(
+                **{key: _build(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+            )
+        except ConfigError as error:
+            text = str(error)
+            raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None
+        return built
+    if issubclass(kind, StrEnum):
+        choices = [member.value for member in kind]
+        _require(data in choices, f"{where} is {data!r}; expected one of {', '.join(choices)}")
+        return kind(data)
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    _require(
+        isinstance(data, kind) and not (kind is int and isinstance(data, bool)),
+        f"{where} is {data!r}; expected {kind.__name__}",
+    )
+    return data

@@ -1,0 +1,40 @@
+"""The errors Bittern raises on purpose, each with the exit code the command line gives it.
+
+A message says what was got, what was expected and what to do, in one line. Programming errors of a
+caller in Python (a tensor of the wrong rank) stay `ValueError`; these here are about files, models
+and configurations, things that a user can put right without reading code.
+"""
+
+
+class CodecError(Exception):
+    """Anything wrong with a user's file, model or configuration."""
+
+    exit_code = 1
+
+
+class ConfigError(CodecError):
+    """A configuration value is unknown, of the wrong type or out of range."""
+
+    exit_code = 1
+
+
+class AudioError(CodecError):
+    """An audio file cannot be read, written or used."""
+
+    exit_code = 2
+
+
+class ModelError(CodecError):
+    """A model folder is missing, incomplete or not what the file was made with."""
+
+    exit_code = 3
+
+
+class ModelMismatchError(ModelError):
+    """A `.btn` file was made with other weights than those given."""
+
+
+class FormatError(CodecError):
+    """A `.btn` file is not one, is damaged, cut short or from a newer version."""
+
+    exit_code = 4

@@ -1,0 +1,138 @@
+"""Encoder and decoder, each other's mirror image: SEANet on samples, or residual units on spectra.
+
+Source: SEANet (arXiv:2009.02095) as used by SoundStream (arXiv:2107.03312) and EnCodec
+(arXiv:2210.13438). With `input: spectrum` the same stack runs at the frame rate, without strides.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from bittern.config import NetworkConfig, Shortcut
+from bittern.nn.conv import Conv1d, ConvTranspose1d
+from bittern.nn.recurrent import ResidualLSTM
+from bittern.nn.streaming import Stack, StatefulModule, StreamState
+
+
+class ResidualUnit(StatefulModule):
+    """x + conv1(ELU(conv_k(ELU(x)))), [B, C, L] -> [B, C, L]."""
+
+    def __init__(self, channels: int, dilation: int, config: NetworkConfig) -> None:
+        super().__init__()
+        inner = channels // config.compress
+        self.block = Stack(
+            nn.ELU(),
+            _conv(channels, inner, config.residual_kernel, config, dilation=dilation),
+            nn.ELU(),
+            _conv(inner, channels, 1, config),
+        )
+        self.shortcut = (
+            _conv(channels, channels, 1, config)
+            if config.shortcut is Shortcut.CONV
+            else nn.Identity()
+        )
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        return self.shortcut(x) + self.block(x, state)
+
+
+class Encoder(Stack):
+    """[B, in_channels, L] -> [B, latent_dim, L / config.stride]."""
+
+    def __init__(self, config: NetworkConfig, in_channels: int, latent_dim: int) -> None:
+        if config.stem_stride > 1:
+            stem = _conv(
+                in_channels,
+                config.channels[0],
+                2 * config.stem_stride,
+                config,
+                stride=config.stem_stride,
+            )
+        else:
+            stem = _conv(in_channels, config.channels[0], config.stem_kernel, config)
+        layers: list[nn.Module] = [stem, *_units(0, config)]
+        for level, ratio in enumerate(config.ratios, start=1):
+            narrow, wide = config.channels[level - 1 : level + 1]
+            layers += [nn.ELU(), _conv(narrow, wide, 2 * ratio, config, stride=ratio)]
+            layers += _units(level, config)
+        if config.lstm_layers:
+            layers.append(ResidualLSTM(config.channels[-1], config.lstm_layers))
+        layers += [nn.ELU(), _conv(config.channels[-1], latent_dim, config.latent_kernel, config)]
+        super().__init__(*layers)
+
+
+class Decoder(Stack):
+    """[B, latent_dim, L] -> [B, out_channels, L * config.stride]."""
+
+    def __init__(self, config: NetworkConfig, out_channels: int, latent_dim: int) -> None:
+        layers: list[nn.Module] = [
+            _conv(latent_dim, config.channels[-1], config.latent_kernel, config)
+        ]
+        if config.lstm_layers:
+            layers.append(ResidualLSTM(config.channels[-1], config.lstm_layers))
+        for level in range(len(config.ratios), 0, -1):
+            layers += _units(level, config)
+            narrow, wide = config.channels[level - 1 : level + 1]
+            layers += [nn.ELU(), _conv_transpose(wide, narrow, config.ratios[level - 1], config)]
+        layers += [*_units(0, config), nn.ELU()]
+        if config.stem_stride > 1:
+            head = _conv_transpose(config.channels[0], out_channels, config.stem_stride, config)
+        else:
+            head = _conv(config.channels[0], out_channels, config.stem_kernel, config)
+        super().__init__(*layers, head)
+
+
+def damp_last_layer(network: nn.Sequential, factor: float) -> None:
+    """Scale the last layer down, so that a linear path beside the network leads at the start."""
+    last = network[-1]
+    assert isinstance(last, Conv1d | ConvTranspose1d)
+    conv = last.conv
+    with torch.no_grad():
+        if hasattr(conv, "parametrizations"):
+            conv.parametrizations.weight.original0.mul_(factor)  # weight norm's magnitudes
+        else:
+            conv.weight.mul_(factor)
+        conv.bias.mul_(factor)
+
+
+def _units(level: int, config: NetworkConfig) -> list[nn.Module]:
+    dilations = config.dilations
+    return [
+        ResidualUnit(config.channels[level], dilations[i % len(dilations)], config)
+        for i in range(config.residual_units[level])
+    ]
+
+
+def _conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    config: NetworkConfig,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+) -> Conv1d:
+    return Conv1d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        dilation=dilation,
+        norm=config.norm,
+        padding=config.padding,
+        causal=config.causal,
+    )
+
+
+def _conv_transpose(
+    in_channels: int, out_channels: int, stride: int, config: NetworkConfig
+) -> ConvTranspose1d:
+    return ConvTranspose1d(
+        in_channels,
+        out_channels,
+        2 * stride,
+        stride=stride,
+        norm=config.norm,
+        causal=config.causal,
+    )
+
+

@@ -1,0 +1,65 @@
+"""Fixed linear transforms between samples and frames: the MDCT and block principal components.
+
+Both are orthonormal bases used through convolutions, so that they stream like any other layer.
+"""
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from bittern.nn.conv import Conv1d, ConvTranspose1d
+from bittern.nn.streaming import StatefulModule, StreamState
+
+
+def mdct_basis(hop: int) -> Tensor:
+    """The windowed MDCT basis, [hop coefficients, 2 * hop samples], orthonormal over its shifts.
+
+    Source: Princen, Johnson and Bradley 1987; sine window, whose squares of both halves sum to 1.
+    """
+    n = torch.arange(2 * hop, dtype=torch.float64)
+    k = torch.arange(hop, dtype=torch.float64)[:, None]
+    window = torch.sin(math.pi / (2 * hop) * (n + 0.5))
+    phase = math.pi / hop * (n + 0.5 + hop / 2) * (k + 0.5)
+    return (math.sqrt(2 / hop) * window * torch.cos(phase)).float()
+
+
+class LinearTransform(StatefulModule):
+    """Frames of coefficients by a fixed basis of [M coefficients, n * hop samples], n = 1 or 2.
+
+    With n = 2 frames lap: frame f covers samples (f - 1) * hop to (f + 1) * hop, and what
+    `synthesise` returns lags by one hop. The basis is a buffer: it is data, not learnt.
+    """
+
+    def __init__(self, basis: Tensor, hop: int, channels: int, *, fitted: bool = False) -> None:
+        """With `fitted` the basis comes from data and is saved with the weights."""
+        super().__init__()
+        coefficients, span = basis.shape
+        self.audio_channels = channels
+        self.fitted = fitted
+        self.analysis = Conv1d(1, coefficients, span, stride=hop)
+        self.synthesis = ConvTranspose1d(coefficients, 1, span, stride=hop)
+        for layer in (self.analysis.conv, self.synthesis.conv):
+            del layer.weight
+            layer.bias = None
+        self.set_basis(basis)
+
+    def set_basis(self, basis: Tensor) -> None:
+        """Replace the basis, [M, n * hop]."""
+        weight = basis[:, None, :].contiguous()
+        self.analysis.conv.register_buffer("weight", weight, persistent=self.fitted)
+        self.synthesis.conv.register_buffer("weight", weight.clone(), persistent=self.fitted)
+
+    def analyse(self, wav: Tensor, state: StreamState | None = None) -> Tensor:
+        """[B, C, F * hop] -> [B, C * M, F], in float32 also under autocast."""
+        with torch.autocast(wav.device.type, enabled=False):
+            frames = self.analysis(rearrange(wav.float(), "b c t -> (b c) 1 t"), state)
+        return rearrange(frames, "(b c) m f -> b (c m) f", c=self.audio_channels)
+
+    def synthesise(self, frames: Tensor, state: StreamState | None = None) -> Tensor:
+        """[B, C * M, F] -> [B, C, F * hop], in float32 also under autocast."""
+        frames = rearrange(frames.float(), "b (c m) f -> (b c) m f", c=self.audio_channels)
+        with torch.autocast(frames.device.type, enabled=False):
+            wav = self.synthesis(frames, state)
+        return rearrange(wav, "(b c) 1 t -> b c t", c=self.audio_channels)

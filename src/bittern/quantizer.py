@@ -1,0 +1,158 @@
+"""The residual vector quantizer: K codebooks, each coding what the stages before it left over.
+
+Here is what a trained codec needs, and the straight-through forward that training needs. How the
+codebooks come to be (k-means, moving averages, revival) is in `codebook.py`.
+
+Source: residual VQ with stage dropout, SoundStream (arXiv:2107.03312, section III-C); straight-through
+estimator and commitment, VQ-VAE (arXiv:1711.00937).
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from bittern.config import QuantizerConfig
+from bittern.shapes import Codes, Latent
+
+
+class Quantized(NamedTuple):
+    """What one training forward gives."""
+
+    latent: Latent  # [B, D, F], sum of the codewords, straight-through
+    codes: Codes  # [B, K, F]; stages an item does not use are coded all the same
+    commitment: Tensor  # [K], mean squared distance of each stage's input to its codeword
+    residuals: Tensor  # [K, B * F, D] float32, each stage's input, detached
+    active: Tensor  # [K, B * F] bool, whether the item uses the stage
+
+
+class ResidualQuantizer(nn.Module):
+    """Codebooks [K, N, D]; any prefix of the stages decodes."""
+
+    codewords: Tensor
+
+    def __init__(self, config: QuantizerConfig, dim: int) -> None:
+        super().__init__()
+        self.stages = config.stages
+        self.codebook_size = config.codebook_size
+        self.register_buffer("codewords", torch.zeros(config.stages, config.codebook_size, dim))
+
+    def encode(self, latent: Latent, stages: int | None = None) -> Codes:
+        """Nearest codeword at each stage by squared distance, in float32; ties to the lowest index.
+
+        Args:
+            latent: [B, D, F].
+            stages: how many stages to use, 1 to K; all by default.
+
+        Returns:
+            [B, stages, F].
+        """
+        stages = self._check_stages(stages)
+        with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
+            residual = rearrange(latent.float(), "b d f -> (b f) d")
+            picked = []
+            for codebook in self.codewords[:stages]:
+                indices = nearest(residual, codebook)
+                residual = residual - codebook[indices]
+                picked.append(indices)
+            return rearrange(torch.stack(picked), "k (b f) -> b k f", b=latent.shape[0])
+
+    def decode(self, codes: Codes) -> Latent:
+        """Sum the codewords: [B, k, F] with 1 <= k <= K -> [B, D, F].
+
+        Raises:
+            ValueError: k is not in 1..K, or a code is outside [0, N).
+        """
+        stages = self._check_stages(codes.shape[1])
+        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < self.codebook_size):
+            raise ValueError(
+                f"codes run from {int(codes.min())} to {int(codes.max())}; "
+                f"expected 0 to {self.codebook_size - 1}"
+            )
+        latent = torch.zeros((), device=codes.device)
+        for stage in range(stages):
+            latent = latent + self.codewords[stage][codes[:, stage]]  # [B, F, D]
+        return rearrange(latent, "b f d -> b d f")
+
+    def forward(self, latent: Latent, stages: Tensor | None = None) -> Quantized:
+        """Quantize for training.
+
+        Each stage sees the latent less the detached codewords of the stages before it, so that the
+        commitment of every stage pulls on the latent; the estimator spans the whole sum.
+
+        Args:
+            latent: [B, D, F].
+            stages: [B] int64, stages that each item uses, 1 to K; all K by default.
+        """
+        batch, _, frames = latent.shape
+        with torch.autocast(latent.device.type, enabled=False):
+            target = rearrange(latent.float(), "b d f -> (b f) d")
+            fixed = target.detach()
+            if stages is None:
+                stages = torch.full((batch,), self.stages, device=latent.device)
+            used = stages.repeat_interleave(frames)  # [B * F]
+            active = torch.arange(self.stages, device=latent.device)[:, None] < used  # [K, B * F]
+            total = torch.zeros_like(fixed)  # codewords of the active stages
+            residual = fixed
+            codes, residuals, commitment = [], [], []
+            for stage, codebook in enumerate(self.codewords):
+                indices = nearest(residual, codebook)
+                codeword = codebook[indices]
+                share = active[stage, :, None].float()
+                distance = (target - (fixed - residual) - codeword).square().mean(dim=1)
+                commitment.append((distance * share[:, 0]).sum() / share.sum().clamp(min=1))
+                codes.append(indices)
+                residuals.append(residual)
+                total = total + codeword * share
+                residual = residual - codeword
+            through = target + (total - target).detach()
+        return Quantized(
+            latent=rearrange(through, "(b f) d -> b d f", b=batch),
+            codes=rearrange(torch.stack(codes), "k (b f) -> b k f", b=batch),
+            commitment=torch.stack(commitment),
+            residuals=torch.stack(residuals),
+            active=active,
+        )
+
+    def _check_stages(self, stages: int | None) -> int:
+        if stages is None:
+            return self.stages
+        if not 1 <= stages <= self.stages:
+            raise ValueError(f"got {stages} stages; this quantizer has 1 to {self.stages}")
+        return stages
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the nearest codeword: [M, D], [N, D] -> [M], the lowest index among equals.
+
+    |x - e|^2 = |x|^2 - 2 x.e + |e|^2, of which |x|^2 changes nothing: one matrix product.
+    """
+    scores = torch.addmm(codebook.square().sum(dim=1), vectors, codebook.T, alpha=-2)
+    return scores.argmin(dim=1)
+
+
+def draw_stages(
+    batch: int, stages: int, full_share: float, generator: torch.Generator
+) -> Tensor:
+    """How many stages each item of a batch uses, [B]: all K with probability `full_share`, else 1..K.
+
+    Source: quantizer dropout, SoundStream (arXiv:2107.03312, section III-D), drawn for each item.
+    """
+    drawn = torch.randint(1, stages + 1, (batch,), generator=generator)
+    full = torch.rand(batch, generator=generator) < full_share
+    return torch.where(full, stages, drawn)
+
+
+def code_statistics(codes: Codes, codebook_size: int) -> tuple[Tensor, Tensor]:
+    """Usage and entropy of each stage over all frames given.
+
+    Returns:
+        Share of the entries that occur, [k] in 0..1, and entropy in bits, [k].
+    """
+    flat = rearrange(codes, "b k f -> k (b f)")
+    counts = torch.stack([torch.bincount(row, minlength=codebook_size) for row in flat]).double()
+    share = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    entropy = -(share * share.clamp(min=1e-300).log2()).sum(dim=1)
+    return (counts > 0).double().mean(dim=1), entropy
+
