@@ -266,19 +266,41 @@ class CodecConfig:
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise ConfigError(f"config is not JSON ({error})") from None
-        return _build(cls, data, "config")
+        return cls.from_dict(data)
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "config") -> "CodecConfig":
+        """Build from plain dictionaries and lists; `where` is what messages call the whole.
+
+        Raises:
+            ConfigError: an unknown or wrongly typed key, or a value out of range.
+        """
+        return build(cls, data, where)
 
 
-def _build(kind: Any, data: Any, where: str) -> Any:
-    """Turn JSON data into `kind`, naming the place of whatever does not fit."""
+def build(kind: Any, data: Any, where: str) -> Any:
+    """Turn plain data (of JSON or YAML) into a dataclass or another `kind`.
+
+    Args:
+        kind: a dataclass, a `StrEnum`, int, float, str, bool, or tuple, dict or `| None` of these.
+        data: dictionaries, lists and scalars.
+        where: what messages call the place of `data`, such as "model.encoder".
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or a value that the dataclass refuses.
+    """
     origin = typing.get_origin(kind)
     if origin is types.UnionType:  # the only unions here are `X | None`
         inner = next(arg for arg in typing.get_args(kind) if arg is not types.NoneType)
-        return None if data is None else _build(inner, data, where)
+        return None if data is None else build(inner, data, where)
     if origin is tuple:
         _require(isinstance(data, list), f"{where} is {data!r}; expected a list")
         item = typing.get_args(kind)[0]
-        return tuple(_build(item, value, f"{where}[{i}]") for i, value in enumerate(data))
+        return tuple(build(item, value, f"{where}[{i}]") for i, value in enumerate(data))
+    if origin is dict:
+        _require(isinstance(data, dict), f"{where} is {data!r}; expected an object")
+        item = typing.get_args(kind)[1]
+        return {str(key): build(item, value, f"{where}.{key}") for key, value in data.items()}
     if is_dataclass(kind):
         _require(isinstance(data, dict), f"{where} is {data!r}; expected an object")
         hints = typing.get_type_hints(kind)
@@ -287,11 +309,12 @@ def _build(kind: Any, data: Any, where: str) -> Any:
             _require(key in known, f"{where} has an unknown key {key!r}; known: {', '.join(known)}")
         try:
             built: Any = typing.cast(Any, kind)(
-                **{key: _build(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+                **{key: build(hints[key], value, f"{where}.{key}") for key, value in data.items()}
             )
         except ConfigError as error:
             text = str(error)
-            raise ConfigError(text if text.startswith(where) else f"{where}: {text}") from None
+            head = where.split(".")[0]
+            raise ConfigError(text if text.startswith(head) else f"{where}: {text}") from None
         return built
     if issubclass(kind, StrEnum):
         choices = [member.value for member in kind]

@@ -1,0 +1,1 @@
+"""Training a codec: configuration, data, losses, the loop. Needs the extra `bittern[train]`."""

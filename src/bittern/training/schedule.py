@@ -1,0 +1,42 @@
+"""The optimizer, its learning rate over time, and the moving average of the weights."""
+
+import math
+
+import torch
+from torch import nn
+
+from bittern.training.settings import OptimizerConfig, Schedule
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+    )
+
+
+def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Linear warm-up from 0, then constant or half a cosine down to `final_share`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    if config.schedule is Schedule.CONSTANT:
+        return config.learning_rate
+    done = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
+    share = config.final_share + (1 - config.final_share) * (1 + math.cos(math.pi * done)) / 2
+    return config.learning_rate * share
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, current: nn.Module, decay: float, step: int) -> None:
+    """Move averaged weights towards the current ones; buffers (codebooks) are copied.
+
+    The decay is warmed up, as the first steps would otherwise weigh on thousands that follow.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    ours, theirs = list(average.parameters()), list(current.parameters())
+    torch._foreach_lerp_(ours, theirs, 1 - decay)
+    for held, fresh in zip(average.buffers(), current.buffers(), strict=True):
+        held.copy_(fresh)

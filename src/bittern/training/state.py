@@ -1,0 +1,56 @@
+"""What a run needs to go on as if it had never stopped, written so that a kill at any moment leaves one.
+
+The newest state is `state.pt`, the one before it `state.previous.pt`; a damaged newest falls back.
+"""
+
+import contextlib
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bittern.checkpoint import write_atomically
+from bittern.errors import ModelError
+
+NEWEST, PREVIOUS = "state.pt", "state.previous.pt"
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, containers) and keep the one before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    newest, previous = folder / NEWEST, folder / PREVIOUS
+    if newest.exists():
+        spare = folder / f".{PREVIOUS}"
+        with contextlib.suppress(FileNotFoundError):
+            spare.unlink()
+        os.link(newest, spare)  # at no moment is there neither file
+        spare.replace(previous)
+    write_atomically(newest, buffer.getvalue())
+
+
+def load_state(folder: Path) -> tuple[dict[str, Any], str | None] | None:
+    """The newest state that can be read, with a warning if that is not the newest; None if there is none.
+
+    Raises:
+        ModelError: states are there but none can be read.
+    """
+    failures = []
+    for name in (NEWEST, PREVIOUS):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            failures.append(f"{path} cannot be read ({str(error).splitlines()[0]})")
+            continue
+        warning = f"{failures[0]}; going on from {name}" if failures else None
+        return state, warning
+    if failures:
+        raise ModelError(f"{'; '.join(failures)}; delete the files to start anew")
+    return None

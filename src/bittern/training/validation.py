@@ -1,0 +1,69 @@
+"""How the codec sounds so far, in numbers: fixed clips at several numbers of stages."""
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from pystoi import stoi
+from torch import Tensor
+
+from bittern.metrics import log_mel_distance, si_sdr
+from bittern.model import CodecModel
+from bittern.quantizer import code_statistics
+
+STAGES = (4, 8, 16, 32)
+
+
+class Scores(NamedTuple):
+    """Means over the validation clips, and the codebooks' use over all their frames."""
+
+    values: dict[str, float]  # such as "si_sdr/8"; the number is the stages, 0 is unquantized
+    usage: Tensor | None  # [K], share of entries that occur
+    entropy: Tensor | None  # [K], bits
+    audio: dict[str, Tensor]  # the first clip's versions, [T]
+
+
+@torch.no_grad()
+def validate(model: CodecModel, clips: list[Tensor], *, quantized: bool) -> Scores:
+    """Score a model on clips of [1, 1, T]; without `quantized` only the unquantized latent."""
+    config = model.config
+    counts = [k for k in STAGES if k < config.quantizer.stages] + [config.quantizer.stages]
+    rows: dict[str, list[float]] = {}
+    codes, audio = [], {}
+    for index, clip in enumerate(clips):
+        latent = model.latent(model.pad(clip))
+        latents = {0: latent}
+        if quantized:
+            codes.append(model.quantizer.encode(latent))
+            latents |= {k: model.quantizer.decode(codes[-1][:, :k]) for k in counts}
+        for k, z in latents.items():
+            wav = model.synthesise(z)[..., config.delay : config.delay + clip.shape[-1]]
+            scores = {
+                "si_sdr": float(si_sdr(wav, clip).mean()),
+                "log_mel": float(log_mel_distance(wav, clip, config.sample_rate).mean()),
+                "estoi": _estoi(clip, wav, config.sample_rate),
+            }
+            for name, value in scores.items():
+                if value == value:  # a clip without speech has no ESTOI
+                    rows.setdefault(f"{name}/{k}", []).append(value)
+            if index == 0:
+                audio[f"{k}"] = wav[0, 0].cpu()
+        if index == 0:
+            audio["original"] = clip[0, 0].cpu()
+    usage = entropy = None
+    if codes:
+        usage, entropy = code_statistics(torch.cat(codes, dim=-1), config.quantizer.codebook_size)
+    values = {name: sum(column) / len(column) for name, column in rows.items()}
+    return Scores(values, usage, entropy, audio)
+
+
+def _estoi(reference: Tensor, output: Tensor, sample_rate: int) -> float:
+    """Extended STOI of one clip; NaN where there are too few frames with speech to tell."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        try:
+            return float(
+                stoi(reference[0, 0].numpy(), output[0, 0].cpu().numpy(), sample_rate, extended=True)
+            )
+        except (RuntimeWarning, ValueError):
+            return float("nan")
