@@ -89,13 +89,12 @@ class EmaCodebooks(nn.Module):
             quantized: a training forward of the quantizer.
             generator: on the CPU, seeded alike on all ranks; draws the vectors for revival.
         """
-        residuals, active = quantized.residuals, quantized.active  # [K, M, D], [K, M]
         stages, entries, dim = self.quantizer.codewords.shape
-        codes = quantized.codes.transpose(0, 1).reshape(stages, -1)  # [K, M]
-        offset = torch.arange(stages, device=codes.device)[:, None] * entries
-        rows = (codes + offset)[active]
+        vectors, sizes = quantized.inputs, torch.tensor(quantized.counts, device=self.counts.device)
+        stage = torch.arange(stages, device=sizes.device).repeat_interleave(sizes)
+        rows = stage * entries + quantized.codes  # [S]
         counts = torch.bincount(rows, minlength=stages * entries).float()
-        sums = residuals.new_zeros(stages * entries, dim).index_add_(0, rows, residuals[active])
+        sums = vectors.new_zeros(stages * entries, dim).index_add_(0, rows, vectors)
         counts, sums = _sum_over_ranks(counts), _sum_over_ranks(sums)
 
         self.counts.lerp_(counts.view(stages, entries), 1 - self.decay)
@@ -107,17 +106,18 @@ class EmaCodebooks(nn.Module):
         self.quantizer.codewords.copy_(
             torch.where(used[..., None], codewords, self.quantizer.codewords)
         )
-        return self._revive(residuals, active, generator)
+        return self._revive(vectors.split(quantized.counts), generator)
 
     def _revive(
-        self, residuals: Tensor, active: Tensor, generator: torch.Generator | None
+        self, inputs: tuple[Tensor, ...], generator: torch.Generator | None
     ) -> CodebookUpdate:
+        """Give dead entries the place of vectors that their stage was given in this batch."""
         mean = self.counts.mean(dim=1, keepdim=True)  # [K, 1]
         dead = self.counts < self.revival_threshold * mean  # [K, N]
         found = dead.sum(dim=1)
         revived = torch.zeros_like(found)
         for stage in torch.nonzero(found).flatten().tolist():
-            pool = _gather(residuals[stage][active[stage]])
+            pool = _gather(inputs[stage])
             places = torch.nonzero(dead[stage]).flatten()
             order = torch.randperm(len(pool), generator=generator)[: len(places)]
             places = places[: len(order)]  # where frames are few, the rest waits for the next step

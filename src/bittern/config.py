@@ -42,6 +42,11 @@ class Padding(StrEnum):
     REFLECT = "reflect"  # released EnCodec weights need it; the first frames then see ahead
 
 
+class Activation(StrEnum):
+    ELU = "elu"
+    SILU = "silu"  # ten times as fast as ELU on CPUs, where PyTorch does not vectorise the latter
+
+
 class Shortcut(StrEnum):
     IDENTITY = "identity"
     CONV = "conv"  # a kernel-1 convolution on the skip connection, as in EnCodec's released weights
@@ -72,6 +77,7 @@ class NetworkConfig:
     shortcut: Shortcut = Shortcut.IDENTITY
     lstm_layers: int = 0  # at the bottleneck
     latent_kernel: int = 3  # kernel of the convolution between bottleneck and latent
+    activation: Activation = Activation.SILU
     norm: Norm = Norm.NONE
     padding: Padding = Padding.CONSTANT
     causal: bool = True

@@ -18,13 +18,17 @@ from bittern.shapes import Codes, Latent
 
 
 class Quantized(NamedTuple):
-    """What one training forward gives."""
+    """What one training forward gives.
 
-    latent: Latent  # [B, D, F], sum of the codewords, straight-through
-    codes: Codes  # [B, K, F]; stages an item does not use are coded all the same
+    S counts every vector at every stage that its item uses: the sum over the frames of the batch of
+    the stages of their items.
+    """
+
+    latent: Latent  # [B, D, F], sum of the codewords of the stages used, straight-through
     commitment: Tensor  # [K], mean squared distance of each stage's input to its codeword
-    residuals: Tensor  # [K, B * F, D] float32, each stage's input, detached
-    active: Tensor  # [K, B * F] bool, whether the item uses the stage
+    inputs: Tensor  # [S, D] float32, what each stage was given to code, detached
+    codes: Tensor  # [S] int64 in [0, N), the entry it chose
+    counts: list[int]  # K numbers that sum to S: vectors at each stage, in this order
 
 
 class ResidualQuantizer(nn.Module):
@@ -78,42 +82,60 @@ class ResidualQuantizer(nn.Module):
     def forward(self, latent: Latent, stages: Tensor | None = None) -> Quantized:
         """Quantize for training.
 
-        Each stage sees the latent less the detached codewords of the stages before it, so that the
-        commitment of every stage pulls on the latent; the estimator spans the whole sum.
+        Each stage sees the latent less the codewords of the stages before it, all detached; the
+        commitment of every stage pulls on the latent, and one estimator spans the whole sum.
 
         Args:
             latent: [B, D, F].
             stages: [B] int64, stages that each item uses, 1 to K; all K by default.
         """
-        batch, _, frames = latent.shape
+        batch, dim, frames = latent.shape
+        if stages is None:
+            stages = torch.full((batch,), self.stages)
+        # Items with more stages come first, so that each stage works on the first rows alone.
+        ordered, items = stages.cpu().sort(descending=True, stable=True)
+        counts = [frames * int((ordered > stage).sum()) for stage in range(self.stages)]
+        items = items.to(latent.device)
         with torch.autocast(latent.device.type, enabled=False):
-            target = rearrange(latent.float(), "b d f -> (b f) d")
-            fixed = target.detach()
-            if stages is None:
-                stages = torch.full((batch,), self.stages, device=latent.device)
-            used = stages.repeat_interleave(frames)  # [B * F]
-            active = torch.arange(self.stages, device=latent.device)[:, None] < used  # [K, B * F]
-            total = torch.zeros_like(fixed)  # codewords of the active stages
-            residual = fixed
-            codes, residuals, commitment = [], [], []
-            for stage, codebook in enumerate(self.codewords):
-                indices = nearest(residual, codebook)
-                codeword = codebook[indices]
-                share = active[stage, :, None].float()
-                distance = (target - (fixed - residual) - codeword).square().mean(dim=1)
-                commitment.append((distance * share[:, 0]).sum() / share.sum().clamp(min=1))
-                codes.append(indices)
-                residuals.append(residual)
-                total = total + codeword * share
-                residual = residual - codeword
-            through = target + (total - target).detach()
-        return Quantized(
-            latent=rearrange(through, "(b f) d -> b d f", b=batch),
-            codes=rearrange(torch.stack(codes), "k (b f) -> b k f", b=batch),
-            commitment=torch.stack(commitment),
-            residuals=torch.stack(residuals),
-            active=active,
-        )
+            target = rearrange(latent.float()[items], "b d f -> (b f) d")
+            inputs, codes, rest = self._search(target.detach(), counts)
+            commitment = self._commitment(target, inputs, codes, counts)
+            coded = target.detach() - rest
+            through = target + (coded - target).detach()
+            back = torch.empty_like(items).scatter_(0, items, torch.arange(batch, device=items.device))
+            through = rearrange(through, "(b f) d -> b d f", b=batch)[back]
+        return Quantized(through, commitment, inputs, codes, counts)
+
+    @torch.no_grad()
+    def _search(self, vectors: Tensor, counts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Code the first `counts[k]` of [M, D] vectors at stage k; [S, D], [S] and what is left."""
+        rest = vectors.clone()
+        inputs, codes = [], []
+        for codebook, count in zip(self.codewords, counts, strict=True):
+            given = rest[:count].clone()
+            chosen = nearest(given, codebook)
+            rest[:count] = given - codebook[chosen]
+            inputs.append(given)
+            codes.append(chosen)
+        return torch.cat(inputs), torch.cat(codes), rest
+
+    def _commitment(
+        self, target: Tensor, inputs: Tensor, codes: Tensor, counts: list[int]
+    ) -> Tensor:
+        """Mean squared distance of `target` to the sum of codewords up to each stage, [K].
+
+        Its value is the energy that a stage leaves over; its gradient reaches `target` from each
+        stage, as all that stands between them is detached.
+        """
+        device = target.device
+        sizes = torch.tensor(counts, device=device)
+        stage = torch.arange(len(counts), device=device).repeat_interleave(sizes)
+        row = torch.cat([torch.arange(count, device=device) for count in counts])
+        left_over = inputs - self.codewords[stage, codes]
+        given = target.index_select(0, row)
+        distance = (given - (given.detach() - left_over)).square().mean(dim=1)
+        sums = distance.new_zeros(len(counts)).index_add(0, stage, distance)
+        return sums / sizes.clamp(min=1)
 
     def _check_stages(self, stages: int | None) -> int:
         if stages is None:

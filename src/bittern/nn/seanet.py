@@ -7,22 +7,22 @@ Source: SEANet (arXiv:2009.02095) as used by SoundStream (arXiv:2107.03312) and 
 import torch
 from torch import Tensor, nn
 
-from bittern.config import NetworkConfig, Shortcut
+from bittern.config import Activation, NetworkConfig, Shortcut
 from bittern.nn.conv import Conv1d, ConvTranspose1d
 from bittern.nn.recurrent import ResidualLSTM
 from bittern.nn.streaming import Stack, StatefulModule, StreamState
 
 
 class ResidualUnit(StatefulModule):
-    """x + conv1(ELU(conv_k(ELU(x)))), [B, C, L] -> [B, C, L]."""
+    """x + conv1(act(conv_k(act(x)))), [B, C, L] -> [B, C, L]."""
 
     def __init__(self, channels: int, dilation: int, config: NetworkConfig) -> None:
         super().__init__()
         inner = channels // config.compress
         self.block = Stack(
-            nn.ELU(),
+            _activation(config),
             _conv(channels, inner, config.residual_kernel, config, dilation=dilation),
-            nn.ELU(),
+            _activation(config),
             _conv(inner, channels, 1, config),
         )
         self.shortcut = (
@@ -52,11 +52,11 @@ class Encoder(Stack):
         layers: list[nn.Module] = [stem, *_units(0, config)]
         for level, ratio in enumerate(config.ratios, start=1):
             narrow, wide = config.channels[level - 1 : level + 1]
-            layers += [nn.ELU(), _conv(narrow, wide, 2 * ratio, config, stride=ratio)]
+            layers += [_activation(config), _conv(narrow, wide, 2 * ratio, config, stride=ratio)]
             layers += _units(level, config)
         if config.lstm_layers:
             layers.append(ResidualLSTM(config.channels[-1], config.lstm_layers))
-        layers += [nn.ELU(), _conv(config.channels[-1], latent_dim, config.latent_kernel, config)]
+        layers += [_activation(config), _conv(config.channels[-1], latent_dim, config.latent_kernel, config)]
         super().__init__(*layers)
 
 
@@ -72,8 +72,8 @@ class Decoder(Stack):
         for level in range(len(config.ratios), 0, -1):
             layers += _units(level, config)
             narrow, wide = config.channels[level - 1 : level + 1]
-            layers += [nn.ELU(), _conv_transpose(wide, narrow, config.ratios[level - 1], config)]
-        layers += [*_units(0, config), nn.ELU()]
+            layers += [_activation(config), _conv_transpose(wide, narrow, config.ratios[level - 1], config)]
+        layers += [*_units(0, config), _activation(config)]
         if config.stem_stride > 1:
             head = _conv_transpose(config.channels[0], out_channels, config.stem_stride, config)
         else:
@@ -100,6 +100,14 @@ def _units(level: int, config: NetworkConfig) -> list[nn.Module]:
         ResidualUnit(config.channels[level], dilations[i % len(dilations)], config)
         for i in range(config.residual_units[level])
     ]
+
+
+def _activation(config: NetworkConfig) -> nn.Module:
+    match config.activation:
+        case Activation.ELU:
+            return nn.ELU()
+        case Activation.SILU:
+            return nn.SiLU()
 
 
 def _conv(
