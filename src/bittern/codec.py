@@ -1,0 +1,365 @@
+"""The codec as most people use it: tensors, bytes and files to codes and back.
+
+    codec = bittern.load("speech-16khz")
+    codes = codec.encode(wav)                      # [B, C, T] -> [B, k, F]
+    wav = codec.decode(codes)                      # and back
+    data = codec.compress(wav[0], 44_100)          # bytes of a .btn file
+    wav, sample_rate = codec.decompress(data)
+
+Files and bytes are worked on chunk by chunk, so that memory stays the same at any length. What the
+networks do is in `model.py`, how files are worked on in `transcode.py`, samples as they come in
+`stream.py`.
+"""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bittern import audio, bitstream, checkpoint, transcode
+from bittern.audio import AudioStream
+from bittern.config import CodecConfig
+from bittern.errors import ConfigError
+from bittern.files import atomic_path, refuse_same_file
+from bittern.model import CodecModel
+from bittern.shapes import Codes, Waveform
+from bittern.transcode import CHUNK_SECONDS, DecodedStream, Receipt
+
+
+class Audio(NamedTuple):
+    """Decompressed audio."""
+
+    wav: Tensor  # float32 [C, T]
+    sample_rate: int  # Hz
+
+
+def load(name_or_folder: str | Path, device: str = "auto") -> "Codec":
+    """Load a codec by the name of a shipped checkpoint or by its folder.
+
+    Args:
+        name_or_folder: "speech-16khz", or the folder that a training run wrote.
+        device: "auto" takes a GPU if there is one; otherwise as torch names it: "cpu", "cuda:1".
+
+    Raises:
+        ModelError: there is no such checkpoint, or it is damaged.
+        ConfigError: there is no such device.
+    """
+    return Codec(checkpoint.load(name_or_folder, _device(device)))
+
+
+class Codec:
+    """A model ready for use, with the fingerprint that ties files to it."""
+
+    def __init__(self, loaded: checkpoint.Checkpoint) -> None:
+        self._checkpoint = loaded
+
+    @property
+    def model(self) -> CodecModel:
+        return self._checkpoint.model
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Of the weights; files made with them carry it."""
+        return self._checkpoint.fingerprint
+
+    @property
+    def config(self) -> CodecConfig:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.quantizer.codewords.device
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of the waveforms that `encode` takes and `decode` gives."""
+        return self.config.sample_rate
+
+    @property
+    def channels(self) -> int:
+        return self.config.channels
+
+    @property
+    def hop_length(self) -> int:
+        """Samples to one frame."""
+        return self.config.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.config.frame_rate
+
+    @property
+    def stages(self) -> int:
+        """K, the most stages that a frame can be coded with."""
+        return self.config.quantizer.stages
+
+    def bitrate_kbps(self, stages: int | None = None) -> float:
+        """The nominal bitrate of so many stages (by default all), for each stream of codes."""
+        return self._stages(stages, None) * self.config.kbps_per_stage
+
+    def encode(
+        self,
+        wav: Waveform,
+        *,
+        stages: int | None = None,
+        bitrate_kbps: float | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Codes:
+        """Code waveforms.
+
+        Args:
+            wav: [B, C, T] at `sample_rate`, in -1..1.
+            stages: how many to code, 1 to K; all by default.
+            bitrate_kbps: instead of `stages`: the most that are not above this nominal bitrate.
+            lengths: samples that count in each item; what lies behind is ignored. Each item's
+                codes are then those that it has alone, and 0 behind its `config.frame_count`.
+
+        Returns:
+            [B, k, F] with F = `config.frame_count` of T, or of the greatest length.
+
+        Raises:
+            ValueError: wrong rank, channels, type, stages or lengths.
+            ConfigError: the bitrate is out of reach.
+        """
+        stages = self._stages(stages, bitrate_kbps)
+        if wav.dim() != 3 or wav.shape[1] != self.channels or not wav.is_floating_point():
+            raise ValueError(
+                f"wav is {wav.dtype} {list(wav.shape)}; expected floats [batch, {self.channels}, "
+                f"samples] at {self.sample_rate} Hz"
+            )
+        wav = wav.detach().to(self.device, torch.float32)
+        if lengths is None:
+            return self.model.encode(wav, stages)
+        _check_lengths(lengths, wav.shape[0], wav.shape[-1])
+        longest = max(lengths, default=0)
+        frames = torch.tensor([self.config.frame_count(n) for n in lengths], device=self.device)
+        if self.config.streamable:
+            inside = torch.arange(longest, device=self.device) < self._column(lengths)
+            codes = self.model.encode(wav[..., :longest] * inside[:, None], stages)
+            counted = torch.arange(codes.shape[-1], device=self.device) < frames[:, None]
+            return codes * counted[:, None]
+        shape = (len(lengths), stages, self.config.frame_count(longest))
+        codes = torch.zeros(shape, dtype=torch.long, device=self.device)
+        for item, length in enumerate(lengths):  # a model that looks ahead sees each item's end
+            codes[item, :, : frames[item]] = self.model.encode(wav[item, None, :, :length], stages)
+        return codes
+
+    def decode(
+        self,
+        codes: Codes,
+        *,
+        length: int | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Waveform:
+        """Turn codes back into waveforms.
+
+        Any prefix of the stages decodes: `codes[:, :k]` is the same audio at a lower bitrate.
+
+        Args:
+            codes: [B, k, F] with 1 <= k <= K.
+            length: samples to return; by default all that the frames hold, F * hop less the delay.
+            lengths: samples of each item, as given to `encode`; silence behind.
+
+        Returns:
+            [B, C, length], or [B, C, greatest of lengths].
+
+        Raises:
+            ValueError: wrong rank, stages, codes or lengths.
+        """
+        if codes.dim() != 3:
+            raise ValueError(f"codes are {list(codes.shape)}; expected [batch, stages, frames]")
+        codes = codes.to(self.device)
+        if lengths is None:
+            return self.model.decode(codes, length)
+        if length is not None:
+            raise ValueError("give length or lengths, not both")
+        most = codes.shape[-1] * self.hop_length - self.config.delay
+        _check_lengths(lengths, codes.shape[0], max(most, 0))
+        longest = max(lengths, default=0)
+        if self.config.streamable:
+            wav = self.model.decode(codes, longest)
+            inside = torch.arange(longest, device=self.device) < self._column(lengths)
+            return wav * inside[:, None]
+        wav = torch.zeros(len(lengths), self.channels, longest, device=self.device)
+        for item, own in enumerate(lengths):
+            counted = codes[item, None, :, : self.config.frame_count(own)]
+            wav[item, :, :own] = self.model.decode(counted, own)[0]
+        return wav
+
+    def compress(
+        self,
+        wav: np.ndarray | Tensor,
+        sample_rate: int,
+        *,
+        stages: int | None = None,
+        bitrate_kbps: float | None = None,
+    ) -> bytes:
+        """Compress audio in memory to the bytes of a `.btn` file.
+
+        Args:
+            wav: floats [T] or [C, T] in -1..1; channels are mixed to the model's.
+            sample_rate: of `wav`, Hz; it is resampled to the model's.
+            stages: how many to code, 1 to K; all by default.
+            bitrate_kbps: instead of `stages`: the most that are not above this nominal bitrate.
+
+        Raises:
+            ValueError: wrong rank, type or stages.
+            AudioError: a sample is not finite, or the channels do not fit.
+            ConfigError: the bitrate is out of reach.
+        """
+        samples = wav.detach().cpu().numpy() if isinstance(wav, Tensor) else np.asarray(wav)
+        samples = samples[None] if samples.ndim == 1 else samples
+        if samples.ndim != 2 or not np.issubdtype(samples.dtype, np.floating):
+            raise ValueError(
+                f"wav is {samples.dtype} {list(np.shape(wav))}; expected floats [samples] or "
+                "[channels, samples]"
+            )
+        if not 1 <= samples.shape[0] <= 255 or not 1 <= sample_rate <= 1_000_000:
+            raise ValueError(f"got {samples.shape[0]} channels at {sample_rate} Hz")
+        file = io.BytesIO()
+        stream = audio.array_stream(samples, sample_rate)
+        self.compress_stream(stream, file, stages=stages, bitrate_kbps=bitrate_kbps)
+        return file.getvalue()
+
+    def decompress(self, data: bytes, *, stages: int | None = None) -> Audio:
+        """Bring compressed audio back, at its original sample rate and of its original length.
+
+        Args:
+            data: the bytes of a `.btn` file.
+            stages: decode only the first so many.
+
+        Raises:
+            FormatError: not a `.btn` file, damaged or cut short.
+            ModelMismatchError: made with another model.
+        """
+        stream = self.decompress_stream(io.BytesIO(data), "data", stages=stages)
+        samples = audio.gather(stream.blocks, stream.channels)
+        return Audio(torch.from_numpy(np.ascontiguousarray(samples)), stream.sample_rate)
+
+    def compress_file(
+        self,
+        source: str | Path,
+        target: str | Path,
+        *,
+        stages: int | None = None,
+        bitrate_kbps: float | None = None,
+    ) -> Receipt:
+        """Compress an audio file; the target is replaced, whole or not at all.
+
+        Raises:
+            AudioError: the source cannot be read or used.
+            CodecError: the target cannot be written, or is the source.
+            ConfigError, ValueError: see `compress`.
+        """
+        refuse_same_file(Path(source), Path(target))
+        with (
+            audio.open_audio(Path(source)) as stream,
+            atomic_path(Path(target)) as path,
+            path.open("wb") as file,
+        ):
+            return self.compress_stream(
+                stream, file, stages=stages, bitrate_kbps=bitrate_kbps, live=not file.seekable()
+            )
+
+    def decompress_file(
+        self, source: str | Path, target: str | Path, *, stages: int | None = None
+    ) -> Receipt:
+        """Bring a `.btn` file back as .wav (16 bit), .flac or .ogg.
+
+        The target is replaced, whole or not at all.
+
+        Raises:
+            FormatError, ModelMismatchError: see `decompress`.
+            AudioError: the target's format is none of these.
+            CodecError: the target cannot be written, or is the source.
+        """
+        refuse_same_file(Path(source), Path(target))
+        with bitstream.open_file(Path(source)) as file:
+            stream = self.decompress_stream(file, str(source), stages=stages)
+            with audio.create_audio(Path(target), stream.sample_rate, stream.channels) as out:
+                for block in stream.blocks:
+                    out.write(block)
+        return stream.receipt()
+
+    def compress_stream(
+        self,
+        source: AudioStream,
+        file: BinaryIO,
+        *,
+        stages: int | None = None,
+        bitrate_kbps: float | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
+        live: bool = False,
+    ) -> Receipt:
+        """Compress audio as it comes, writing each chunk as soon as it is full.
+
+        Args:
+            source: read to its end.
+            file: where to write.
+            stages: see `compress`.
+            bitrate_kbps: see `compress`.
+            chunk_seconds: audio to a chunk, down to one frame.
+            live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
+
+        Raises:
+            AudioError, ConfigError, ValueError: see `compress`.
+        """
+        return transcode.compress_stream(
+            self._checkpoint,
+            source,
+            file,
+            stages=self._stages(stages, bitrate_kbps),
+            chunk_seconds=chunk_seconds,
+            live=live,
+        )
+
+    def decompress_stream(
+        self, file: BinaryIO, name: str, *, stages: int | None = None
+    ) -> DecodedStream:
+        """Decompress as bytes come: read the header now, and the rest as `blocks` are taken.
+
+        Args:
+            file: a `.btn` file or a pipe with one.
+            name: for messages.
+            stages: decode only the first so many.
+
+        Raises:
+            FormatError, ModelMismatchError: see `decompress`; also from `blocks`.
+        """
+        return transcode.decompress_stream(self._checkpoint, file, name, stages=stages)
+
+    def _stages(self, stages: int | None, bitrate_kbps: float | None) -> int:
+        if bitrate_kbps is not None:
+            if stages is not None:
+                raise ValueError("give stages or bitrate_kbps, not both")
+            return self.config.stages_for(bitrate_kbps)
+        if stages is None:
+            return self.stages
+        if not 1 <= stages <= self.stages:
+            raise ValueError(f"got {stages} stages; {self.config.name} has 1 to {self.stages}")
+        return stages
+
+    def _column(self, lengths: Sequence[int]) -> Tensor:
+        return torch.tensor(list(lengths), device=self.device)[:, None]
+
+
+def _check_lengths(lengths: Sequence[int], batch: int, most: int) -> None:
+    if len(lengths) != batch or not all(0 <= length <= most for length in lengths):
+        raise ValueError(f"lengths are {list(lengths)}; expected {batch} of 0 to {most}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} is not to be had ({reason})") from None
+    return device

@@ -1,0 +1,182 @@
+"""Coding audio as it comes: push samples, get codes; push codes, get samples.
+
+The arithmetic is that of `CodecModel.encode` and `decode`, of which these are the form with memory:
+the same forwards are run on whole frames, with a state that layers read and write.
+"""
+
+import torch
+
+from bittern.model import CodecModel
+from bittern.nn.streaming import StreamState
+from bittern.shapes import Codes, Waveform
+
+_SAMPLES_KEY, _BUFFER_KEY = "stream.samples", "stream.buffer"
+
+
+class StreamingEncoder:
+    """Samples in, codes out, one or more streams in step.
+
+    All codes together equal `model.encode` of all samples together.
+    """
+
+    def __init__(self, model: CodecModel, *, stages: int | None = None, batch: int = 1) -> None:
+        """Start from silence.
+
+        Args:
+            model: in eval mode; it keeps no state and may serve many streams.
+            stages: how many to code, 1 to K; all by default.
+            batch: streams side by side.
+
+        Raises:
+            ValueError: the model looks ahead, or has fewer stages.
+        """
+        _require_streamable(model)
+        self.model = model
+        self.stages = model.quantizer.stages if stages is None else stages
+        if not 1 <= self.stages <= model.quantizer.stages:
+            raise ValueError(f"got {stages} stages; this model has 1 to {model.quantizer.stages}")
+        self.batch = batch
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._layers: StreamState = {}
+        self._buffer = torch.zeros(self.batch, self.model.config.channels, 0, device=self._device)
+        self._samples = 0
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.quantizer.codewords.device
+
+    @torch.no_grad()
+    def push(self, samples: Waveform) -> Codes:
+        """Code as many frames as are complete: [B, C, n] with any n >= 0 -> [B, k, f], f >= 0.
+
+        Raises:
+            ValueError: wrong batch or channels.
+        """
+        if samples.dim() != 3 or samples.shape[:2] != self._buffer.shape[:2]:
+            raise ValueError(
+                f"samples are {list(samples.shape)}; expected [{self.batch}, "
+                f"{self.model.config.channels}, any number]"
+            )
+        self._samples += samples.shape[-1]
+        pending = torch.cat([self._buffer, samples.to(self._buffer)], dim=-1)
+        whole = pending.shape[-1] // self.model.config.hop_length * self.model.config.hop_length
+        self._buffer = pending[..., whole:].clone()
+        return self._code(pending[..., :whole])
+
+    @torch.no_grad()
+    def flush(self) -> Codes:
+        """The last codes, [B, k, f]: silence fills the last frame and what the transform laps over.
+
+        The stream then starts anew.
+        """
+        config = self.model.config
+        frames = config.frame_count(self._samples) - self._samples // config.hop_length
+        silence = frames * config.hop_length - self._buffer.shape[-1]
+        codes = self._code(torch.nn.functional.pad(self._buffer, (0, silence)))
+        self.reset()
+        return codes
+
+    def _code(self, wav: Waveform) -> Codes:
+        if wav.shape[-1] == 0:
+            return torch.zeros(self.batch, self.stages, 0, dtype=torch.long, device=wav.device)
+        return self.model.quantizer.encode(self.model.latent(wav, self._layers), self.stages)
+
+    @property
+    def state(self) -> StreamState:
+        """A copy of all that the stream remembers, as plain tensors that can be saved.
+
+        To set it takes the stream back to that point, also in another encoder of the same model.
+        """
+        own = {_BUFFER_KEY: self._buffer, _SAMPLES_KEY: torch.tensor(self._samples)}
+        return _copied(self._layers | own)
+
+    @state.setter
+    def state(self, state: StreamState) -> None:
+        layers = _copied(state)
+        self._samples = int(layers.pop(_SAMPLES_KEY))
+        self._buffer = layers.pop(_BUFFER_KEY)
+        self.batch = self._buffer.shape[0]
+        self._layers = layers
+
+
+class StreamingDecoder:
+    """Codes in, samples out, without the delay of the synthesis.
+
+    All samples together equal `model.decode` of all codes together. There is nothing to flush: the
+    encoder's last frame carries the last samples. Those beyond the end of the audio are the
+    caller's to drop, or give `length`.
+    """
+
+    def __init__(self, model: CodecModel, *, batch: int = 1, length: int | None = None) -> None:
+        """Start from silence.
+
+        Args:
+            model: in eval mode; it keeps no state and may serve many streams.
+            batch: streams side by side.
+            length: samples to give in all; by default every sample that the codes hold.
+
+        Raises:
+            ValueError: the model looks ahead.
+        """
+        _require_streamable(model)
+        self.model = model
+        self.batch = batch
+        self.length = length
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._layers: StreamState = {}
+        self._samples = -self.model.config.delay  # given so far; below 0 the delay is due yet
+
+    @torch.no_grad()
+    def push(self, codes: Codes) -> Waveform:
+        """Decode frames: [B, k, f] with any f >= 0 and 1 <= k <= K -> [B, C, n].
+
+        k may change from push to push. n is f * hop, less the delay at the start.
+
+        Raises:
+            ValueError: wrong batch, k, or codes out of range.
+        """
+        if codes.dim() != 3 or codes.shape[0] != self.batch:
+            raise ValueError(f"codes are {list(codes.shape)}; expected [{self.batch}, k, f]")
+        device = self.model.quantizer.codewords.device
+        if codes.shape[-1] == 0:
+            return torch.zeros(self.batch, self.model.config.channels, 0, device=device)
+        latent = self.model.quantizer.decode(codes.to(device))
+        wav = self.model.synthesise(latent, self._layers)
+        start = max(-self._samples, 0)
+        end = wav.shape[-1]
+        if self.length is not None:
+            end = max(min(end, self.length - self._samples), 0)
+        self._samples += wav.shape[-1]
+        return wav[..., start:end]
+
+    @property
+    def state(self) -> StreamState:
+        """A copy of all that the stream remembers, as plain tensors that can be saved.
+
+        To set it takes the stream back to that point, also in another decoder of the same model.
+        """
+        return _copied(self._layers | {_SAMPLES_KEY: torch.tensor(self._samples)})
+
+    @state.setter
+    def state(self, state: StreamState) -> None:
+        layers = _copied(state)
+        self._samples = int(layers.pop(_SAMPLES_KEY))
+        self._layers = layers
+
+
+def _copied(state: StreamState) -> StreamState:
+    return {key: value.clone() for key, value in state.items()}
+
+
+def _require_streamable(model: CodecModel) -> None:
+    if not model.config.streamable:
+        raise ValueError(
+            f"{model.config.name} looks ahead (it is not causal, or pads by reflection) and cannot "
+            "stream; use encode and decode on whole clips"
+        )

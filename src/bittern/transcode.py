@@ -1,0 +1,288 @@
+"""Audio streams to `.btn` bytes and back, chunk by chunk, in the same memory at any length.
+
+Here resampling, the networks' streams (`stream.py`) and the container (`bitstream.py`) meet. Most
+people come in through `codec.py`.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from bittern import audio, bitstream
+from bittern.audio import AudioStream, Resampler
+from bittern.checkpoint import Checkpoint
+from bittern.errors import FormatError, ModelMismatchError
+from bittern.model import CodecModel
+from bittern.shapes import Codes, Waveform
+from bittern.stream import StreamingDecoder, StreamingEncoder
+from bittern.wav import Block
+
+CHUNK_SECONDS = 6.0
+_MOST_CHUNK_FRAMES = 4096
+_DECODE_FRAMES = 512  # at once at most, however long a file's chunks claim to be
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What a compression or decompression came to."""
+
+    seconds: float  # of audio
+    sample_rate: int  # of the audio outside the codec, Hz
+    source_channels: int  # of the audio that was compressed
+    channels: int  # that were coded, and come out again
+    stages: int
+    nominal_kbps: float  # of the codes alone
+    file_bytes: int  # of the .btn file, counted
+    elapsed: float  # seconds of work
+
+    @property
+    def measured_kbps(self) -> float:
+        return self.file_bytes * 8 / 1000 / self.seconds if self.seconds else 0.0
+
+    @property
+    def ratio(self) -> float:
+        """How many times smaller than the compressed audio as 16-bit PCM."""
+        pcm_bytes = 2 * self.source_channels * self.sample_rate * self.seconds
+        return pcm_bytes / self.file_bytes
+
+    @property
+    def speed(self) -> float:
+        """Seconds of audio in a second of work."""
+        return self.seconds / self.elapsed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedStream(AudioStream):
+    """Audio being decompressed; its receipt is complete once all blocks are taken."""
+
+    reader: bitstream.Reader
+    began: float
+
+    def receipt(self) -> Receipt:
+        """What it came to."""
+        elapsed = time.perf_counter() - self.began
+        return _receipt(self.reader.header, self.reader.bytes_read, elapsed)
+
+
+def compress_stream(
+    codec: Checkpoint,
+    source: AudioStream,
+    file: BinaryIO,
+    *,
+    stages: int,
+    chunk_seconds: float = CHUNK_SECONDS,
+    live: bool = False,
+) -> Receipt:
+    """Compress audio as it comes, writing each chunk as soon as it is full.
+
+    Args:
+        codec: the model and its fingerprint.
+        source: read to its end; its channels are mixed to the model's.
+        file: where to write.
+        stages: how many to code, 1 to K.
+        chunk_seconds: audio to a chunk, down to one frame.
+        live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
+
+    Raises:
+        AudioError: a sample is not finite, the channels do not fit, or there are fewer or more
+            samples than a live source said.
+    """
+    began = time.perf_counter()
+    config = codec.model.config
+    known = source.samples if live else None
+    header = bitstream.Header(
+        fingerprint=codec.fingerprint,
+        sample_rate=config.sample_rate,
+        source_rate=source.sample_rate,
+        channels=config.channels,
+        source_channels=source.channels,
+        hop_length=config.hop_length,
+        bits_per_code=config.quantizer.bits_per_code,
+        stages=stages,
+        extra_frames=int(config.lapped),
+        chunk_frames=_chunk_frames(chunk_seconds, config.frame_rate),
+        samples=None
+        if known is None
+        else audio.resampled_length(known, source.sample_rate, config.sample_rate),
+        source_samples=known,
+    )
+    writer = bitstream.Writer(file, header, live=live)
+    resampler = Resampler(source.sample_rate, config.sample_rate, config.channels)
+    blocks = _to_model(audio.checked(source), resampler, config.channels)
+    for codes in _codes(codec.model, blocks, stages, header.chunk_frames):
+        writer.write(codes.cpu().numpy())
+        if live:
+            file.flush()
+    if known not in (None, resampler.samples_in):
+        raise audio.AudioError(
+            f"{source.name}: said {known} samples but had {resampler.samples_in}"
+        )
+    header = writer.finish(resampler.samples_out, resampler.samples_in)
+    return _receipt(header, writer.bytes_written, time.perf_counter() - began)
+
+
+def decompress_stream(
+    codec: Checkpoint, file: BinaryIO, name: str, *, stages: int | None = None
+) -> DecodedStream:
+    """Decompress as bytes come: read the header now, and the rest as `blocks` are taken.
+
+    Args:
+        codec: the model that made the file.
+        file: a `.btn` file or a pipe with one.
+        name: for messages.
+        stages: decode only the first so many.
+
+    Raises:
+        FormatError: not a `.btn` file, damaged or cut short; also from `blocks`.
+        ModelMismatchError: made with another model.
+    """
+    began = time.perf_counter()
+    reader = bitstream.Reader(file, name)
+    _check_fits(reader, codec)
+    header = reader.header
+    return DecodedStream(
+        name=name,
+        sample_rate=header.source_rate,
+        channels=header.channels * header.streams,
+        samples=header.source_samples,
+        blocks=_decoded(codec.model, reader, stages),
+        reader=reader,
+        began=began,
+    )
+
+
+def _to_model(source: AudioStream, resampler: Resampler, channels: int) -> Iterator[Block]:
+    """Blocks at the model's rate with the model's channels."""
+    for block in source.blocks:
+        yield resampler.push(audio.mix(block, channels, source.name))
+    yield resampler.flush()
+
+
+def _codes(
+    model: CodecModel, blocks: Iterator[Block], stages: int, chunk_frames: int
+) -> Iterator[Codes]:
+    """Codes [1, k, F], chunk by chunk; pushed in the same portions, however the blocks come."""
+    device = model.quantizer.codewords.device
+    rest: list[Codes] = []
+    if model.config.streamable:
+        encoder = StreamingEncoder(model, stages=stages)
+        for block in _regrouped(blocks, chunk_frames * model.config.hop_length):
+            codes = encoder.push(_to_tensor(block).to(device))
+            if codes.shape[-1] == chunk_frames:
+                yield codes
+            else:
+                rest.append(codes)
+        rest.append(encoder.flush())
+    else:
+        clip = _to_tensor(audio.gather(blocks, model.config.channels).T)
+        rest.append(model.encode(clip.to(device), stages))
+    tail = torch.cat(rest, dim=-1)
+    if tail.shape[-1]:
+        yield from tail.split(chunk_frames, dim=-1)
+
+
+def _decoded(model: CodecModel, reader: bitstream.Reader, stages: int | None) -> Iterator[Block]:
+    """Blocks at the source's rate, as many samples as the source had."""
+    header = reader.header
+    channels = header.channels * header.streams
+    resampler = Resampler(header.sample_rate, header.source_rate, channels)
+    for wav in _waveforms(model, reader, stages):
+        block = wav.reshape(channels, -1).T.contiguous().cpu().numpy()
+        yield resampler.push(block)
+    yield resampler.flush(reader.header.source_samples)
+
+
+def _waveforms(
+    model: CodecModel, reader: bitstream.Reader, stages: int | None
+) -> Iterator[Waveform]:
+    """Waveforms [streams, C, n] at the model's rate, as many samples as were coded."""
+    header = reader.header
+    device = model.quantizer.codewords.device
+    portions = (torch.from_numpy(bitstream.unpack(chunk, header, stages)) for chunk in reader)
+    if not model.config.streamable:
+        codes = torch.cat(list(portions) or [torch.zeros(header.streams, 1, 0).long()], dim=-1)
+        yield model.decode(codes.to(device), reader.header.samples)
+        return
+    decoder = StreamingDecoder(model, batch=header.streams, length=header.samples)
+    held = torch.zeros(header.streams, header.channels, 0, device=device)
+    for codes in portions:
+        for portion in codes.split(_DECODE_FRAMES, dim=-1):
+            wav = decoder.push(portion)
+            if header.samples is None:
+                # the end is not known yet, and lies up to one frame before that of the codes
+                wav = torch.cat([held, wav], dim=-1)
+                give = max(wav.shape[-1] - header.hop_length, 0)
+                wav, held = wav[..., :give], wav[..., give:]
+            yield wav
+    if header.samples is None:
+        ended = reader.header
+        codes_end = max((ended.frames or 0) * header.hop_length - model.config.delay, 0)
+        surplus = codes_end - (ended.samples or 0)
+        yield held[..., : held.shape[-1] - surplus]
+
+
+def _check_fits(reader: bitstream.Reader, codec: Checkpoint) -> None:
+    header, config = reader.header, codec.model.config
+    if header.fingerprint != codec.fingerprint:
+        raise ModelMismatchError(
+            f"{reader.name}: made by model {header.fingerprint.hex()}, but "
+            f"{codec.fingerprint.hex()} ({config.name}) was given. Pass --model with the name or "
+            "folder of the model that made it"
+        )
+    pairs = (
+        ("sample rate", header.sample_rate, config.sample_rate),
+        ("channels", header.channels, config.channels),
+        ("hop length", header.hop_length, config.hop_length),
+        ("bits per code", header.bits_per_code, config.quantizer.bits_per_code),
+        ("extra frames", header.extra_frames, int(config.lapped)),
+        ("stages", header.stages, min(header.stages, config.quantizer.stages)),
+    )
+    for what, got, expected in pairs:
+        if got != expected:
+            raise FormatError(
+                f"{reader.name}: the header says {what} {got}, but its model has {expected}"
+            )
+
+
+def _receipt(header: bitstream.Header, file_bytes: int, elapsed: float) -> Receipt:
+    return Receipt(
+        seconds=(header.source_samples or 0) / header.source_rate,
+        sample_rate=header.source_rate,
+        source_channels=header.source_channels,
+        channels=header.channels * header.streams,
+        stages=header.stages,
+        nominal_kbps=header.stages * header.kbps_per_stage,
+        file_bytes=file_bytes,
+        elapsed=elapsed,
+    )
+
+
+def _chunk_frames(seconds: float, frame_rate: float) -> int:
+    """Frames to a chunk, from eight on in eights, which are whole bytes at any width of codes."""
+    frames = max(round(min(seconds, 3600) * frame_rate), 1)
+    return min(frames if frames < 8 else -(-frames // 8) * 8, _MOST_CHUNK_FRAMES)
+
+
+def _regrouped(blocks: Iterator[Block], size: int) -> Iterator[Block]:
+    """The same samples in blocks of exactly `size`, but for the last."""
+    parts: list[Block] = []
+    have = 0
+    for block in blocks:
+        rest = block
+        while len(rest):
+            part, rest = rest[: size - have], rest[size - have :]
+            parts.append(part)
+            have += len(part)
+            if have == size:
+                yield np.concatenate(parts)
+                parts, have = [], 0
+    if have:
+        yield np.concatenate(parts)
+
+
+def _to_tensor(block: Block) -> Waveform:
+    return torch.from_numpy(np.ascontiguousarray(block.T))[None]
