@@ -8,7 +8,7 @@ and the place in the batch alone: a resumed run sees what an uninterrupted one w
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ class DataConfig:
     """
 
     root: str = "???"
-    weights: dict[str, float] = field(default_factory=dict)  # by source; 1 where not named
+    weights: dict[str, float] | None = None  # by source; 1 where not named
     segment_seconds: float = 1.0
     batch_size: int = 16  # over all devices
     minimum_seconds: float = 0.3  # shorter files are skipped
@@ -63,7 +63,7 @@ class DataConfig:
             raise ConfigError(
                 f"data.validation_share is {self.validation_share}; give 0 up to, not including, 1"
             )
-        for source, weight in self.weights.items():
+        for source, weight in (self.weights or {}).items():
             if weight < 0:
                 raise ConfigError(f"data.weights.{source} is {weight}; give 0 or more")
 
@@ -228,7 +228,8 @@ class Batches(Dataset):
         self.sources: list[tuple[list[Clip], np.ndarray]] = []
         weights = []
         names = sorted({clip.source for clip in clips})
-        unknown = set(config.weights) - {clip.source for clip in corpus.clips}
+        given = config.weights or {}
+        unknown = set(given) - {clip.source for clip in corpus.clips}
         if unknown:
             raise ConfigError(
                 f"data.weights names {sorted(unknown)[0]!r}; "
@@ -238,7 +239,7 @@ class Batches(Dataset):
             held = [clip for clip in clips if clip.source == name]
             lengths = np.array([clip.samples for clip in held], dtype=np.float64)
             self.sources.append((held, np.cumsum(lengths) / lengths.sum()))
-            weights.append(config.weights.get(name, 1.0))
+            weights.append(given.get(name, 1.0))
         if sum(weights) <= 0:
             raise ConfigError("data.weights leaves no source; give one of them more than 0")
         self.source_bounds = np.cumsum(weights) / sum(weights)

@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from bittern.checkpoint import write_atomically
-from bittern.errors import CodecError
+from bittern.errors import CodecError, ConfigError
 from bittern.training.settings import resolve
 from bittern.training.trainer import Trainer
 
@@ -34,4 +36,19 @@ def _train(cfg: DictConfig) -> None:
 
 def main() -> None:
     """Train a codec; arguments are Hydra's, such as `data.root=FOLDER steps=20000`."""
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    if len(overrides) == len(sys.argv[1:]):  # with flags, such as --help, Hydra speaks for itself
+        _refuse_unknown(overrides)
     _train()
+
+
+def _refuse_unknown(overrides: list[str]) -> None:
+    """Report what Hydra cannot compose in one line; its own report takes several."""
+    try:
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            hydra.compose("train", overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        print(f"bittern-train: {lines[0]}; see configs/train.yaml", file=sys.stderr)  # noqa: T201
+        sys.exit(ConfigError.exit_code)
