@@ -1,0 +1,252 @@
+import dataclasses
+
+import pytest
+import torch
+from torchaudio.functional import melscale_fbanks
+
+from bittern.config import (
+    Activation,
+    CodecConfig,
+    LinearPath,
+    NetworkConfig,
+    NetworkInput,
+    Norm,
+    Padding,
+    QuantizerConfig,
+    Shortcut,
+)
+from bittern.model import CodecModel
+from bittern.nn.transform import LinearTransform, mdct_basis
+from bittern.spectral import mel_filterbank, stft
+
+SPECTRUM = NetworkConfig(channels=(24,), residual_units=(2,))
+SEANET = NetworkConfig(
+    input=NetworkInput.SAMPLES,
+    stem_stride=5,
+    ratios=(2, 4),
+    channels=(8, 12, 16),
+    residual_units=(1, 1, 1),
+    compress=2,
+    lstm_layers=1,
+    activation=Activation.ELU,
+)
+# EnCodec's own shape: no strided stem, convolution on the shortcut, reflection at the ends
+ENCODEC = dataclasses.replace(
+    SEANET,
+    stem_stride=1,
+    stem_kernel=7,
+    latent_kernel=7,
+    ratios=(2, 4, 5),
+    channels=(8, 12, 16, 20),
+    residual_units=(1, 1, 1, 0),
+    padding=Padding.REFLECT,
+    shortcut=Shortcut.CONV,
+    norm=Norm.WEIGHT,
+)
+NONCAUSAL = dataclasses.replace(ENCODEC, causal=False, norm=Norm.TIME_GROUP)
+
+
+def config(encoder, path=LinearPath.NONE, **more):
+    return CodecConfig(
+        hop_length=40,
+        latent_dim=16,
+        encoder=encoder,
+        linear_path=path,
+        quantizer=QuantizerConfig(stages=4, codebook_size=32),
+        **more,
+    )
+
+
+CONFIGS = {
+    "spectrum-mdct": config(SPECTRUM, LinearPath.MDCT),
+    "spectrum": config(SPECTRUM),
+    "seanet-mdct": config(SEANET, LinearPath.MDCT),
+    "seanet-pca": config(SEANET, LinearPath.PCA),
+    "seanet": config(SEANET),
+    "encodec": config(ENCODEC),
+    "noncausal": config(NONCAUSAL),
+    "samples-to-spectrum": config(SEANET, LinearPath.MDCT, decoder=SPECTRUM),
+    "stereo": config(SPECTRUM, LinearPath.MDCT, channels=2),
+}
+STREAMABLE = [name for name, c in CONFIGS.items() if c.streamable]
+
+
+def build(name):
+    torch.manual_seed(3)
+    model = CodecModel(CONFIGS[name]).eval().requires_grad_(False)
+    model.fit_transform(0.1 * torch.randn(2, model.config.channels, 4000))
+    model.quantizer.codewords.normal_()
+    return model
+
+
+def noise(channels, samples, batch=1):
+    generator = torch.Generator().manual_seed(samples)
+    return 0.1 * torch.randn(batch, channels, samples, generator=generator)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("samples", [0, 1, 39, 40, 41, 203])
+def test_any_length_comes_back_as_long_as_it_was(name, samples):
+    model = build(name)
+    wav = noise(model.config.channels, samples)
+    codes = model.encode(wav, 3)
+    assert codes.shape == (1, 3, model.config.frame_count(samples))
+    out = model.decode(codes, samples)
+    assert out.shape == wav.shape
+    assert bool(torch.isfinite(out).all())
+
+
+@pytest.mark.parametrize("name", STREAMABLE)
+def test_frame_by_frame_equals_all_at_once(name):
+    """One forward for both: the offline path is the streaming path with an empty state."""
+    model = build(name)
+    hop = model.config.hop_length
+    wav = noise(model.config.channels, 12 * hop, batch=2)
+    cuts = [0, 1, 2, 5, 6, 9, 12]
+    whole, state = model.latent(wav), {}
+    pieces = [
+        model.latent(wav[..., a * hop : b * hop], state)
+        for a, b in zip(cuts, cuts[1:], strict=False)
+    ]
+    torch.testing.assert_close(torch.cat(pieces, dim=-1), whole, rtol=1e-4, atol=1e-5)
+    out, state = model.synthesise(whole), {}
+    pieces = [
+        model.synthesise(whole[..., a:b], state) for a, b in zip(cuts, cuts[1:], strict=False)
+    ]
+    torch.testing.assert_close(torch.cat(pieces, dim=-1), out, rtol=1e-4, atol=1e-5)
+    assert state  # otherwise nothing was carried
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n != "noncausal"])
+def test_a_causal_model_does_not_see_what_comes_later(name):
+    model = build(name)
+    hop, causal = model.config.hop_length, CONFIGS[name].streamable
+    wav = noise(model.config.channels, 30 * hop)
+    changed = wav.clone()
+    changed[..., 20 * hop :] += 0.1
+    before = (model.latent(wav) - model.latent(changed)).abs().amax(dim=(0, 1))
+    assert float(before[:20].max()) < 1e-5
+    assert float(before[20]) > 1e-4
+    latent = model.latent(wav)
+    altered = latent.clone()
+    altered[..., 20:] += 1
+    after = (model.synthesise(latent) - model.synthesise(altered)).abs().amax(dim=(0, 1))
+    assert float(after[: 20 * hop].max()) < 1e-5
+    assert float(after[20 * hop : 22 * hop].max()) > 1e-4
+    assert causal or CONFIGS[name].encoder.padding is Padding.REFLECT
+
+
+@pytest.mark.parametrize("name", ["spectrum-mdct", "seanet-mdct", "stereo"])
+def test_the_mdct_path_alone_gives_back_the_signal_below_its_highest_coefficient(name):
+    """With the networks silenced, only the coefficients above `latent_dim` are lost."""
+    model = build(name)
+    silence_networks(model)
+    hop, channels = model.config.hop_length, model.config.channels
+    kept = model.config.latent_dim // channels
+    time = torch.arange(100 * hop) / hop / 2  # in periods of the lowest MDCT band pair
+    wav = 0.1 * torch.sin(2 * torch.pi * time * kept * 0.4).repeat(1, channels, 1)
+    out = model.synthesise(model.latent(model.pad(wav)))[..., hop : hop + wav.shape[-1]]
+    inner = slice(2 * hop, -2 * hop)
+    error = (out - wav)[..., inner].square().mean() / wav[..., inner].square().mean()
+    assert float(error) < 1e-3
+
+
+def test_the_pca_path_keeps_what_its_components_span():
+    model = build("seanet-pca")
+    hop, dim = model.config.hop_length, model.config.latent_dim
+    basis = torch.linalg.qr(torch.randn(hop, dim))[0]
+    wav = 0.1 * (torch.randn(500, dim) @ basis.T).reshape(1, 1, -1)
+    model.fit_transform(wav)
+    silence_networks(model)
+    out = model.synthesise(model.latent(wav))
+    torch.testing.assert_close(out, wav, rtol=1e-3, atol=1e-4)
+
+
+def silence_networks(model):
+    with torch.no_grad():
+        for network in (model.encoder, model.decoder):
+            for parameter in network[-1].parameters():
+                parameter.zero_()
+
+
+@pytest.mark.parametrize("hop", [4, 40, 320])
+def test_mdct_is_orthonormal_and_reconstructs(hop):
+    transform = LinearTransform(mdct_basis(hop), hop, 1)
+    wav = torch.randn(2, 1, 10 * hop)
+    frames = transform.analyse(torch.nn.functional.pad(wav, (0, hop)))
+    back = transform.synthesise(frames)[..., hop:]
+    torch.testing.assert_close(back, wav, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(frames.square().sum(), wav.square().sum(), rtol=1e-4, atol=0)
+
+
+def test_mdct_of_a_cosine_peaks_at_its_frequency():
+    hop, sample_rate, frequency = 320, 16_000, 1234.0
+    time = torch.arange(20 * hop) / sample_rate
+    wav = torch.cos(2 * torch.pi * frequency * time)[None, None]
+    frames = LinearTransform(mdct_basis(hop), hop, 1).analyse(wav)
+    energy = frames[0, :, 2:].square().sum(dim=1)
+    assert int(energy.argmax()) == int(frequency / (sample_rate / 2 / hop))
+
+
+def test_mel_filters_are_those_of_torchaudio():
+    for n_fft, mels in ((512, 40), (2048, 80)):
+        theirs = melscale_fbanks(n_fft // 2 + 1, 0.0, 8000.0, mels, 16_000).T
+        torch.testing.assert_close(mel_filterbank(n_fft, mels, 16_000), theirs, rtol=0, atol=1e-4)
+
+
+def test_stft_of_a_sine_has_half_its_amplitude():
+    wav = 0.6 * torch.sin(2 * torch.pi * 1000 * torch.arange(8000) / 16_000)
+    magnitude = stft(wav, 512).abs()
+    assert magnitude[:, 10:-10].max() == pytest.approx(0.3, rel=0.01)
+
+
+@pytest.mark.parametrize("activation", list(Activation))
+def test_each_option_of_the_networks_changes_what_they_compute(activation):
+    base = dataclasses.replace(SPECTRUM, activation=activation)
+    wav = noise(1, 400)
+
+    def latent(encoder):
+        torch.manual_seed(0)
+        return CodecModel(config(encoder)).latent(CodecModel(config(encoder)).pad(wav))
+
+    reference = latent(base)
+    for change in (
+        {"stem_kernel": 5},
+        {"latent_kernel": 1},
+        {"residual_kernel": 5},
+        {"residual_units": (3,)},
+        {"dilations": (2, 3)},
+        {"compress": 2},
+        {"lstm_layers": 1},
+        {"shortcut": Shortcut.CONV},
+        {"norm": Norm.TIME_GROUP, "causal": False},
+        {"causal": False},
+        {"padding": Padding.REFLECT},
+        {"channels": (32,)},
+    ):
+        other = latent(dataclasses.replace(base, **change))
+        assert not torch.allclose(other, reference), change
+
+
+def test_the_published_encodec_24khz_has_as_many_parameters_as_its_release():
+    """7,425,792 and 7,426,018 parameters with weight norm, counted in the `encodec` package."""
+    network = NetworkConfig(
+        input=NetworkInput.SAMPLES,
+        stem_kernel=7,
+        ratios=(2, 4, 5, 8),
+        channels=(32, 64, 128, 256, 512),
+        residual_units=(1, 1, 1, 1, 0),
+        dilations=(1,),
+        compress=2,
+        shortcut=Shortcut.CONV,
+        lstm_layers=2,
+        latent_kernel=7,
+        norm=Norm.WEIGHT,
+        activation=Activation.ELU,
+        padding=Padding.REFLECT,
+    )
+    model = CodecModel(
+        CodecConfig(sample_rate=24_000, linear_path=LinearPath.NONE, encoder=network)
+    )
+    assert sum(p.numel() for p in model.encoder.parameters()) == 7_425_792
+    assert sum(p.numel() for p in model.decoder.parameters()) == 7_426_018
