@@ -5,7 +5,7 @@ tensors [B, C, T] begin in `codec.py`.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import soxr
 
 from bittern import wav
 from bittern.errors import AudioError
-from bittern.files import atomic_path
+from bittern.files import atomic_file, atomic_path
 from bittern.wav import Block
 
 READABLE = frozenset(
@@ -39,7 +39,7 @@ class AudioStream:
 
 
 @contextmanager
-def open_audio(path: Path) -> Iterator[AudioStream]:
+def open_audio(path: Path) -> Generator[AudioStream, None, None]:
     """Open a file of any format that libsndfile reads.
 
     Raises:
@@ -81,7 +81,7 @@ def _file_blocks(file: sf.SoundFile, path: Path) -> Iterator[Block]:
             ) from None
         if not len(block):
             return
-        yield block
+        yield np.asarray(block, np.float32)
 
 
 def wav_stream(file: BinaryIO, name: str) -> AudioStream:
@@ -211,7 +211,7 @@ class Resampler:
 class BlockWriter(Protocol):
     """Takes blocks [n, C]."""
 
-    def write(self, block: Block) -> None: ...
+    def write(self, block: Block, /) -> object: ...
 
 
 class PcmWriter:
@@ -244,7 +244,7 @@ class PcmWriter:
 
 
 @contextmanager
-def create_audio(path: Path, sample_rate: int, channels: int) -> Iterator[BlockWriter]:
+def create_audio(path: Path, sample_rate: int, channels: int) -> Generator[BlockWriter, None, None]:
     """Write a file, which appears whole or not at all: 16-bit .wav or .flac, or .ogg.
 
     Raises:
@@ -253,7 +253,7 @@ def create_audio(path: Path, sample_rate: int, channels: int) -> Iterator[BlockW
     """
     suffix = path.suffix.lower()
     if suffix == ".wav":
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
+        with atomic_file(path) as file:
             writer = PcmWriter(file, sample_rate, channels, samples=None)
             yield writer
             if file.seekable():

@@ -11,11 +11,11 @@ business (`transcode.py`); all that is needed to walk, check and trim a file is 
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +193,8 @@ def _check_samples(header: Header) -> None:
         )
 
 
-class Chunk(NamedTuple):
+@dataclass(frozen=True)
+class Chunk:
     """The codes of some frames, still packed."""
 
     index: int
@@ -333,9 +334,9 @@ class Reader:
             yield chunk
             index += 1
             frames += chunk.frames
-        if self._file.read(1):
+        if self._read(1):
             raise FormatError(
-                f"{self.name}: bytes are left over behind the last chunk (byte {self._offset})"
+                f"{self.name}: bytes are left over behind the last chunk (byte {self._offset - 1})"
             )
 
     def _next(self, index: int, frames_before: int) -> Chunk | None:
@@ -402,7 +403,12 @@ class Reader:
         """Up to `size` bytes, fewer only at the end of the file."""
         parts: list[bytes] = []
         while size > 0:
-            part = self._file.read(size)
+            try:
+                part = self._file.read(size)
+            except OSError as error:
+                raise FormatError(
+                    f"{self.name}: cannot be read at byte {self._offset} ({error.strerror})"
+                ) from None
             if not part:
                 break
             parts.append(part)
@@ -412,11 +418,11 @@ class Reader:
 
 
 @contextmanager
-def open_file(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Generator[BinaryIO, None, None]:
     """Open a file for a `Reader`.
 
     Raises:
-        FormatError: it is not there or cannot be read, now or later.
+        FormatError: it is not there or cannot be opened.
     """
     try:
         file = path.open("rb")

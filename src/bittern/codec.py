@@ -24,7 +24,7 @@ from bittern import audio, bitstream, checkpoint, transcode
 from bittern.audio import AudioStream
 from bittern.config import CodecConfig
 from bittern.errors import ConfigError
-from bittern.files import atomic_path, refuse_same_file
+from bittern.files import atomic_file, refuse_same_file
 from bittern.model import CodecModel
 from bittern.shapes import Codes, Waveform
 from bittern.transcode import CHUNK_SECONDS, DecodedStream, Receipt
@@ -123,8 +123,8 @@ class Codec:
             [B, k, F] with F = `config.frame_count` of T, or of the greatest length.
 
         Raises:
-            ValueError: wrong rank, channels, type, stages or lengths.
-            ConfigError: the bitrate is out of reach.
+            ValueError: wrong rank, channels, type or lengths.
+            ConfigError: stages or bitrate out of reach.
         """
         stages = self._stages(stages, bitrate_kbps)
         if wav.dim() != 3 or wav.shape[1] != self.channels or not wav.is_floating_point():
@@ -208,9 +208,9 @@ class Codec:
             bitrate_kbps: instead of `stages`: the most that are not above this nominal bitrate.
 
         Raises:
-            ValueError: wrong rank, type or stages.
+            ValueError: wrong rank or type.
             AudioError: a sample is not finite, or the channels do not fit.
-            ConfigError: the bitrate is out of reach.
+            ConfigError: stages or bitrate out of reach.
         """
         samples = wav.detach().cpu().numpy() if isinstance(wav, Tensor) else np.asarray(wav)
         samples = samples[None] if samples.ndim == 1 else samples
@@ -248,22 +248,24 @@ class Codec:
         *,
         stages: int | None = None,
         bitrate_kbps: float | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
     ) -> Receipt:
         """Compress an audio file; the target is replaced, whole or not at all.
 
         Raises:
             AudioError: the source cannot be read or used.
             CodecError: the target cannot be written, or is the source.
-            ConfigError, ValueError: see `compress`.
+            ConfigError: see `compress`.
         """
         refuse_same_file(Path(source), Path(target))
-        with (
-            audio.open_audio(Path(source)) as stream,
-            atomic_path(Path(target)) as path,
-            path.open("wb") as file,
-        ):
+        with audio.open_audio(Path(source)) as stream, atomic_file(Path(target)) as file:
             return self.compress_stream(
-                stream, file, stages=stages, bitrate_kbps=bitrate_kbps, live=not file.seekable()
+                stream,
+                file,
+                stages=stages,
+                bitrate_kbps=bitrate_kbps,
+                chunk_seconds=chunk_seconds,
+                live=not file.seekable(),
             )
 
     def decompress_file(
@@ -307,7 +309,7 @@ class Codec:
             live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
 
         Raises:
-            AudioError, ConfigError, ValueError: see `compress`.
+            AudioError, ConfigError: see `compress`.
         """
         return transcode.compress_stream(
             self._checkpoint,
@@ -341,7 +343,7 @@ class Codec:
         if stages is None:
             return self.stages
         if not 1 <= stages <= self.stages:
-            raise ValueError(f"got {stages} stages; {self.config.name} has 1 to {self.stages}")
+            raise ConfigError(f"got {stages} stages; {self.config.name} has 1 to {self.stages}")
         return stages
 
     def _column(self, lengths: Sequence[int]) -> Tensor:

@@ -3,15 +3,16 @@
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from bittern.errors import CodecError
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Generator[Path, None, None]:
     """A temporary path beside `path`, renamed to it at the end, removed if an error comes instead.
 
     A device or a named pipe is handed out as it is; a symbolic link is followed.
@@ -39,6 +40,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         raise CodecError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+@contextmanager
+def atomic_file(path: Path) -> Generator[BinaryIO, None, None]:
+    """The same with the temporary file opened for writing.
+
+    Raises:
+        CodecError: see `atomic_path`.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 def is_special(path: Path) -> bool:

@@ -1,0 +1,67 @@
+"""The `bittern` command: parse, call, print. Data goes to standard output, talk to standard error.
+
+`--help`, `--version`, `info`, `trim` and `verify` work without torch, which is imported late.
+"""
+
+import os
+import signal
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from typing import NoReturn
+
+import bittern
+from bittern.cli.coding import add_compress, add_decompress
+from bittern.cli.container import add_info, add_trim, add_verify
+from bittern.cli.options import Parser, report
+from bittern.errors import CodecError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` and return the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _terminated)
+    args = _parser(argv).parse_args(argv)
+    try:
+        return args.run(args)
+    except CodecError as error:
+        return report(error, args)
+    except BrokenPipeError:  # whoever read our output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise SystemExit(143)  # so that temporary files are removed on the way out
+
+
+def _parser(argv: list[str]) -> ArgumentParser:
+    parser = Parser(
+        prog="bittern",
+        description="A neural audio codec for files and pipes.",
+        epilog="Exit codes: 0 done, 1 usage or output, 2 bad input audio, 3 model missing or not "
+        "the file's, 4 damaged .btn file.",
+    )
+    parser.add_argument("--version", action="version", version=f"bittern {bittern.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    add_compress(commands)
+    add_decompress(commands)
+    add_info(commands)
+    add_verify(commands)
+    add_trim(commands)
+    evaluate = commands.add_parser("evaluate", help="score codecs on a folder of audio")
+    evaluate.set_defaults(verbose=0)
+    if argv[:1] == ["evaluate"]:  # what it needs is heavy, and an extra
+        _add_evaluate(evaluate)
+    return parser
+
+
+def _add_evaluate(command: ArgumentParser) -> None:
+    try:
+        from bittern.evaluation.run import add_arguments, run
+    except ModuleNotFoundError as error:
+        command.error(f"{error.name} is not installed; pip install 'bittern[eval]'")
+    add_arguments(command)
+    command.set_defaults(run=run)

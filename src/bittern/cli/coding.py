@@ -1,0 +1,167 @@
+"""`bittern compress` and `bittern decompress`. Torch is imported when they run."""
+
+import argparse
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bittern.cli.options import (
+    Commands,
+    add_command,
+    add_files,
+    add_model,
+    add_rate,
+    positive_float,
+    positive_int,
+)
+from bittern.cli.ports import PIPE, label, open_input, open_output, pair_files, run_jobs
+from bittern.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bittern import audio
+    from bittern.codec import Codec
+    from bittern.transcode import Receipt
+
+
+def add_compress(commands: Commands) -> None:
+    command = add_command(commands, "compress", _compress, "compress audio files to .btn")
+    add_files(command, ".btn")
+    add_rate(command, required=False)
+    add_model(command)
+    command.add_argument(
+        "--chunk-seconds",
+        type=positive_float,
+        default=6.0,
+        metavar="S",
+        help="audio to a chunk; small for low delay on pipes (default: %(default)s)",
+    )
+    command.add_argument(
+        "--raw-rate",
+        type=positive_int,
+        metavar="HZ",
+        help="standard input is 16-bit samples without a header, at this rate",
+    )
+    command.add_argument(
+        "--raw-channels", type=positive_int, default=1, metavar="N", help="of such input"
+    )
+
+
+def _compress(args: argparse.Namespace) -> int:
+    from bittern.codec import load
+
+    jobs = pair_files(args, ".btn")
+    for _, target in jobs:
+        _refuse_audio_name(target)
+    codec = load(args.model, args.device)
+    _say_model(codec, args)
+    return run_jobs(jobs, args, lambda source, target: _compress_one(codec, source, target, args))
+
+
+def _compress_one(codec: "Codec", source: str, target: str, args: argparse.Namespace) -> str:
+    with _audio_input(source, args) as stream, open_output(target) as file:
+        live = target == PIPE or not file.seekable()
+        receipt = codec.compress_stream(
+            stream,
+            file,
+            stages=args.stages,
+            bitrate_kbps=args.bitrate,
+            chunk_seconds=args.chunk_seconds,
+            live=live,
+        )
+    return _compressed(receipt)
+
+
+def _audio_input(
+    source: str, args: argparse.Namespace
+) -> "AbstractContextManager[audio.AudioStream]":
+    from bittern import audio
+
+    name, pipe = label(source), sys.stdin.buffer
+    if source != PIPE:
+        return audio.open_audio(Path(source))
+    if args.raw_rate:
+        return nullcontext(audio.raw_stream(pipe, name, args.raw_rate, args.raw_channels))
+    return nullcontext(audio.wav_stream(pipe, name))
+
+
+def _compressed(receipt: "Receipt") -> str:
+    mixed = (
+        f", {receipt.source_channels} channels mixed to {receipt.channels}"
+        if receipt.source_channels > receipt.channels
+        else ""
+    )
+    return (
+        f"{receipt.seconds:.2f} s, {receipt.stages} stages, {receipt.measured_kbps:.2f} kbit/s "
+        f"({receipt.file_bytes} bytes, {receipt.ratio:.0f}x smaller than 16-bit PCM{mixed}), "
+        f"{receipt.speed:.0f}x real time"
+    )
+
+
+def add_decompress(commands: Commands) -> None:
+    command = add_command(commands, "decompress", _decompress, "bring .btn files back as audio")
+    add_files(command, ".wav")
+    command.add_argument(
+        "--stages", type=positive_int, metavar="N", help="decode only the first so many stages"
+    )
+    add_model(command)
+    command.add_argument(
+        "--raw", action="store_true", help="standard output gets 16-bit samples without a header"
+    )
+
+
+def _decompress(args: argparse.Namespace) -> int:
+    from bittern.codec import load
+
+    jobs = pair_files(args, ".wav")
+    codec = load(args.model, args.device)
+    _say_model(codec, args)
+    return run_jobs(jobs, args, lambda source, target: _decompress_one(codec, source, target, args))
+
+
+def _decompress_one(codec: "Codec", source: str, target: str, args: argparse.Namespace) -> str:
+    from bittern import audio
+
+    with open_input(source) as file:
+        stream = codec.decompress_stream(file, label(source), stages=args.stages)
+        rate, channels = stream.sample_rate, stream.channels
+        if target != PIPE:
+            with audio.create_audio(Path(target), rate, channels) as out:
+                for block in stream.blocks:
+                    out.write(block)
+        else:
+            with open_output(target) as pipe:
+                samples = stream.samples
+                out = audio.PcmWriter(pipe, rate, channels, samples=samples, raw=args.raw)
+                for block in stream.blocks:
+                    out.write(block)
+                    pipe.flush()
+    return _decompressed(stream.receipt())
+
+
+def _decompressed(receipt: "Receipt") -> str:
+    return (
+        f"{receipt.seconds:.2f} s at {receipt.sample_rate} Hz, channels: {receipt.channels}, from "
+        f"{receipt.measured_kbps:.2f} kbit/s ({receipt.file_bytes} bytes), "
+        f"{receipt.speed:.0f}x real time"
+    )
+
+
+def _say_model(codec: "Codec", args: argparse.Namespace) -> None:
+    if args.verbose:
+        print(
+            f"{codec.config.name} ({codec.fingerprint.hex()}) on {codec.device}: "
+            f"{codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, {codec.stages} stages of "
+            f"{codec.config.kbps_per_stage:g} kbit/s",
+            file=sys.stderr,
+        )
+
+
+def _refuse_audio_name(target: str) -> None:
+    from bittern.audio import READABLE
+
+    if Path(target).suffix.lower() in READABLE:
+        raise ConfigError(
+            f"{target}: is an audio file's name, and would get .btn data; for many inputs give "
+            "--output-dir DIR"
+        )

@@ -1,0 +1,110 @@
+"""`bittern info`, `verify` and `trim`: what needs a file's bytes only. No torch here."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from bittern import bitstream
+from bittern.cli.options import Commands, add_command, add_rate, report
+from bittern.cli.ports import PIPE, label, open_input, open_output, refuse_unsafe
+from bittern.errors import CodecError, ConfigError
+
+
+def add_info(commands: Commands) -> None:
+    command = add_command(commands, "info", _info, "say what .btn files hold")
+    command.add_argument("files", nargs="+", metavar="FILE")
+    command.add_argument("--json", action="store_true", help="for programs")
+
+
+def _info(args: argparse.Namespace) -> int:
+    described = [_describe(name) for name in args.files]
+    if args.json:
+        print(json.dumps(described[0] if len(described) == 1 else described, indent=2))
+        return 0
+    for facts in described:
+        for key, value in facts.items():
+            print(f"{key.replace('_', ' ') + ':':19}{'unknown' if value is None else value}")
+    return 0
+
+
+def _describe(name: str) -> dict[str, str | int | float | None]:
+    """What the header says; the whole file is walked only if the header leaves the length open."""
+    with open_input(name) as file:
+        reader = bitstream.Reader(file, label(name))
+        if reader.header.samples is None or name == PIPE:
+            for _ in reader:
+                pass
+        size = reader.bytes_read if name == PIPE else Path(name).stat().st_size
+    header = reader.header
+    facts = asdict(header)
+    seconds = (header.source_samples or 0) / header.source_rate
+    return {
+        "file": label(name),
+        "version": bitstream.VERSION,
+        "seconds": round(seconds, 6),
+        "measured_kbps": round(size * 8 / 1000 / seconds, 3) if seconds else None,
+        "nominal_kbps": round(header.kbps_per_stage * header.stages, 3),
+        "file_bytes": size,
+        **{key: value for key, value in facts.items() if key != "fingerprint"},
+        "frames": header.frames,
+        "chunks": header.chunks,
+        "model_fingerprint": header.fingerprint.hex(),
+    }
+
+
+def add_verify(commands: Commands) -> None:
+    command = add_command(commands, "verify", _verify, "check every checksum of .btn files")
+    command.add_argument("files", nargs="+", metavar="FILE")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    code = 0
+    for name in args.files:
+        try:
+            with open_input(name) as file:
+                reader = bitstream.Reader(file, label(name))
+                for _ in reader:
+                    pass
+        except CodecError as error:
+            code = report(error, args)
+            continue
+        if not args.quiet:
+            header = reader.header
+            seconds = (header.source_samples or 0) / header.source_rate
+            print(f"{label(name)}: intact, {header.chunks} chunks, {seconds:.2f} s")
+    return code
+
+
+def add_trim(commands: Commands) -> None:
+    command = add_command(
+        commands, "trim", _trim, "lower the bitrate of a .btn file, without a model"
+    )
+    command.add_argument("input", metavar="IN")
+    command.add_argument("output", metavar="OUT")
+    add_rate(command, required=True)
+    command.add_argument("-f", "--force", action="store_true", help="overwrite an existing file")
+
+
+def _trim(args: argparse.Namespace) -> int:
+    refuse_unsafe(args.input, args.output, force=args.force)
+    with open_input(args.input) as file:
+        reader = bitstream.Reader(file, label(args.input))
+        header = reader.header
+        stages = args.stages or int(args.bitrate / header.kbps_per_stage + 1e-9)
+        if not 1 <= stages <= header.stages:
+            raise ConfigError(
+                f"{reader.name}: has {header.stages} stages of {header.kbps_per_stage:g} kbit/s; "
+                f"cannot keep {stages}"
+            )
+        with open_output(args.output) as out:
+            live = args.output == PIPE or not out.seekable()
+            writer = bitstream.trim(reader, out, stages, live=live)
+    if not args.quiet:
+        print(
+            f"{label(args.input)} -> {label(args.output, out=True)}: {header.stages} -> {stages} "
+            f"stages, {reader.bytes_read} -> {writer.bytes_written} bytes",
+            file=sys.stderr,
+        )
+    return 0

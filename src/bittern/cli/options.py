@@ -1,0 +1,97 @@
+"""What the commands have in common on the command line, and how their errors are told."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from bittern.errors import CodecError
+
+_USAGE_ERROR = 1
+_DEFAULT_MODEL = "speech-16khz"
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage exits with 1; 2 says that an input file is bad."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE_ERROR, f"{self.prog}: {message}. See {self.prog} --help\n")
+
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[Parser]
+else:
+    Commands = object
+
+
+def report(error: CodecError, args: argparse.Namespace) -> int:
+    if args.verbose >= 2:
+        raise error
+    print(f"bittern: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:])
+    command.set_defaults(run=run)
+    talk = command.add_mutually_exclusive_group()
+    talk.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    talk.add_argument(
+        "-v", "--verbose", action="count", default=0, help="say more; -vv: tracebacks of errors"
+    )
+    return command
+
+
+def add_files(command: argparse.ArgumentParser, suffix: str) -> None:
+    command.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=f"input, and output if two are given (default: the input's name with {suffix}); "
+        "- is standard input or output",
+    )
+    command.add_argument("-o", "--output", metavar="OUT", help="output file, - for standard output")
+    command.add_argument("--output-dir", metavar="DIR", help="where to put outputs of many inputs")
+    command.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        default=_DEFAULT_MODEL,
+        metavar="NAME_OR_FOLDER",
+        help="a shipped model or the folder of one (default: %(default)s)",
+    )
+    command.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1; auto: a GPU if there is one"
+    )
+
+
+def add_rate(command: argparse.ArgumentParser, *, required: bool) -> None:
+    rate = command.add_mutually_exclusive_group(required=required)
+    rate.add_argument(
+        "--bitrate", type=positive_float, metavar="KBPS", help="at most so many kbit/s"
+    )
+    rate.add_argument("--stages", type=positive_int, metavar="N", help="codebook stages to keep")
+
+
+def positive_int(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return value
+
+
+def positive_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value

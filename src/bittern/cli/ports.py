@@ -1,0 +1,100 @@
+"""Inputs and outputs of the commands: which goes where, files or pipes, and what is refused."""
+
+import argparse
+import sys
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import BinaryIO
+
+from bittern import bitstream
+from bittern.cli.options import report
+from bittern.errors import CodecError, ConfigError
+from bittern.files import atomic_file, is_special, refuse_same_file
+
+PIPE = "-"
+
+
+def pair_files(args: argparse.Namespace, suffix: str) -> list[tuple[str, str]]:
+    """Which input goes to which output.
+
+    Raises:
+        ConfigError: the command line does not say, or two inputs would go to one output.
+    """
+    files: list[str] = args.files
+    if args.output_dir is not None:
+        if args.output is not None or PIPE in files:
+            raise ConfigError("--output-dir goes with input files only, not with -o or -")
+        folder = Path(args.output_dir)
+        jobs = [(name, str(folder / Path(name).with_suffix(suffix).name)) for name in files]
+        if len({target for _, target in jobs}) < len(jobs):
+            raise ConfigError("two inputs have the same name, and so would their outputs")
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: is not a directory; --output-dir needs one that exists")
+        return jobs
+    outputs = files[1:] if args.output is None else [*files[1:], args.output]
+    if len(outputs) > 1:
+        raise ConfigError("one input and one output; for many inputs give --output-dir DIR")
+    if outputs:
+        return [(files[0], outputs[0])]
+    default = PIPE if files[0] == PIPE else str(Path(files[0]).with_suffix(suffix))
+    return [(files[0], default)]
+
+
+def run_jobs(
+    jobs: list[tuple[str, str]], args: argparse.Namespace, run: Callable[[str, str], str]
+) -> int:
+    """Run all, report each, and return the exit code of the last that failed, or 0."""
+    failures: list[int] = []
+    for source, target in jobs:
+        try:
+            refuse_unsafe(source, target, force=args.force)
+            line = run(source, target)
+        except CodecError as error:
+            failures.append(report(error, args))
+            continue
+        if not args.quiet:
+            print(f"{label(source)} -> {label(target, out=True)}: {line}", file=sys.stderr)
+    if failures and len(jobs) > 1:
+        print(f"bittern: {len(failures)} of {len(jobs)} files failed", file=sys.stderr)
+    return failures[-1] if failures else 0
+
+
+def refuse_unsafe(source: str, target: str, *, force: bool) -> None:
+    """Refuse outputs that would hurt somebody, before any work."""
+    if target == PIPE:
+        if sys.stdout.isatty():
+            raise CodecError("standard output is a terminal; name a file with -o")
+        return
+    if source != PIPE:
+        refuse_same_file(Path(source), Path(target))
+    path = Path(target)
+    if path.exists() and not force and not is_special(path):
+        what = "is a directory" if path.is_dir() else "exists; -f overwrites it"
+        raise CodecError(f"{target}: {what}")
+
+
+def label(file: str, *, out: bool = False) -> str:
+    return file if file != PIPE else "standard output" if out else "standard input"
+
+
+def open_input(source: str) -> AbstractContextManager[BinaryIO]:
+    if source == PIPE:
+        return nullcontext(sys.stdin.buffer)
+    return bitstream.open_file(Path(source))
+
+
+@contextmanager
+def open_output(target: str) -> Generator[BinaryIO, None, None]:
+    """A file that appears whole or not at all, or standard output."""
+    if target != PIPE:
+        with atomic_file(Path(target)) as file:
+            yield file
+        return
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CodecError(f"standard output: cannot be written ({error.strerror})") from None
