@@ -1,0 +1,98 @@
+"""The audio to evaluate on: found, read, brought to one sample rate, or listed with a reason."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from bittern import audio
+from bittern.errors import AudioError
+
+SHORTEST_SECONDS = 0.5  # PESQ needs 0.25 s, STOI 30 frames of 12.8 ms
+QUIETEST_RMS = 1e-4  # -80 dB; below, there is no speech to score
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One mono clip, as every codec gets it and every score compares with."""
+
+    name: str  # path below the folder given
+    samples: NDArray[np.float32]  # [T], a whole number of 16-bit steps
+    sample_rate: int  # Hz
+    note: str = ""  # what was changed on reading
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+    @property
+    def digest(self) -> str:
+        """Names the content: the same whatever the file is called."""
+        data = self.samples.astype("<f4").tobytes()
+        return hashlib.sha256(data + str(self.sample_rate).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file that could not be evaluated."""
+
+    name: str
+    reason: str
+
+
+def find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Name and path of each audio file given, or below a folder given, in order of name.
+
+    A file given by itself is taken whatever its ending, a folder's files by theirs.
+
+    Raises:
+        AudioError: an input is not there, or no audio is found.
+    """
+    found: dict[Path, str] = {}
+    for entry in inputs:
+        if entry.is_dir():
+            for path in sorted(entry.rglob("*")):
+                if path.suffix.lower() in audio.READABLE and path.is_file():
+                    found.setdefault(path.resolve(), path.relative_to(entry).as_posix())
+        elif entry.exists():
+            found.setdefault(entry.resolve(), entry.name)
+        else:
+            raise AudioError(f"{entry}: no such file or folder")
+    if not found:
+        raise AudioError(f"no audio files in {', '.join(map(str, inputs))}")
+    names = list(found.values())
+    return [(name if names.count(name) == 1 else str(path), path) for path, name in found.items()]
+
+
+def read(name: str, path: Path, sample_rate: int) -> Clip | Rejected:
+    """Read one file as mono at `sample_rate`, or say why it cannot be scored."""
+    try:
+        samples, source_rate = audio.read(path)
+    except AudioError as error:
+        return Rejected(name, str(error).removeprefix(f"{path}: "))
+    channels = samples.shape[0]
+    notes = []
+    mono = samples.mean(axis=0, dtype=np.float32)
+    if channels > 1:
+        notes.append(f"mean of {channels} channels")
+    if not np.isfinite(mono).all():
+        return Rejected(name, "contains samples that are not numbers")
+    if source_rate != sample_rate and len(mono):
+        mono = soxr.resample(mono, source_rate, sample_rate)
+        notes.append(f"resampled from {source_rate} Hz")
+    seconds = len(mono) / sample_rate
+    if seconds < SHORTEST_SECONDS:
+        return Rejected(name, f"{seconds:.2f} s long; scores need {SHORTEST_SECONDS} s or more")
+    if np.sqrt(np.mean(np.square(mono))) < QUIETEST_RMS:
+        return Rejected(name, "silent")
+    return Clip(name, as_pcm16(mono), sample_rate, ", ".join(notes))
+
+
+def as_pcm16(samples: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Round to 16 bits, so that no codec is given more than a WAV file holds."""
+    steps = np.clip(np.round(samples * 32768.0), -32768, 32767)
+    return (steps / 32768.0).astype(np.float32)
