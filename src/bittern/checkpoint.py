@@ -150,6 +150,7 @@ def fold_weight_norm(model: torch.nn.Module) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write to a temporary name in the same folder, flush to disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.errors import HydraException
@@ -10,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bittern.checkpoint import write_atomically
 from bittern.errors import CodecError, ConfigError
-from bittern.training.settings import resolve
+from bittern.training.settings import TrainConfig, resolve
 from bittern.training.trainer import Trainer
 
 
@@ -21,34 +22,43 @@ def config_folder() -> Path:
     return next(folder for folder in candidates if folder.is_dir())
 
 
+def compose(overrides: list[str]) -> TrainConfig:
+    """The settings that `configs/train.yaml` gives with overrides as on the command line.
+
+    Raises:
+        ConfigError: in one line, where Hydra's own report takes several.
+    """
+    try:
+        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
+            return resolve(hydra.compose("train", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        raise ConfigError(f"{lines[0]}; see configs/train.yaml") from None
+
+
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")
-def _train(cfg: DictConfig) -> None:
+def _hydra_main(cfg: DictConfig) -> None:
+    """One run of what Hydra composed, of which there may be several with --multirun."""
     try:
         config = resolve(cfg)
-        folder = Path(config.run)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "train.yaml", OmegaConf.to_yaml(cfg).encode())
-        Trainer(config).fit()
+        trainer = Trainer(config)
+        write_atomically(Path(config.run) / "train.yaml", OmegaConf.to_yaml(cfg).encode())
+        trainer.fit()
     except CodecError as error:
-        print(f"bittern-train: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(error.exit_code)
+        _fail(error)
 
 
 def main() -> None:
     """Train a codec; arguments are Hydra's, such as `data.root=FOLDER steps=20000`."""
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    if len(overrides) == len(sys.argv[1:]):  # with flags, such as --help, Hydra speaks for itself
-        _refuse_unknown(overrides)
-    _train()
+    if not any(argument.startswith("-") for argument in sys.argv[1:]):
+        try:
+            compose(sys.argv[1:])
+        except CodecError as error:
+            _fail(error)
+    _hydra_main()
 
 
-def _refuse_unknown(overrides: list[str]) -> None:
-    """Report what Hydra cannot compose in one line; its own report takes several."""
-    try:
-        with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-            hydra.compose("train", overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ or error
-        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-        print(f"bittern-train: {lines[0]}; see configs/train.yaml", file=sys.stderr)  # noqa: T201
-        sys.exit(ConfigError.exit_code)
+def _fail(error: CodecError) -> NoReturn:
+    print(f"bittern-train: {error}", file=sys.stderr)  # noqa: T201
+    sys.exit(error.exit_code)

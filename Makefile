@@ -1,0 +1,51 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check format lint types test test-all bench train clean
+
+help:  ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.installed  ## Make a virtual environment with everything in it
+
+demo: setup  ## Compress and restore the example speech with the shipped codec
+	$(BIN)/bittern compress -f examples/speech.flac /tmp/speech.btn --bitrate 6
+	$(BIN)/bittern decompress -f /tmp/speech.btn /tmp/speech.wav
+	$(BIN)/bittern info /tmp/speech.btn
+
+format: setup  ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup  ## Style and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: setup  ## Check the types
+	$(BIN)/basedpyright
+
+test: setup  ## Run the default tests, under 4 minutes
+	$(BIN)/pytest
+
+test-all: setup  ## Run all tests, the slow ones too
+	$(BIN)/pytest -m 'slow or not slow'
+
+check: lint types test  ## What has to pass before a commit lands
+
+bench: setup  ## Speed against EnCodec on one thread
+	$(BIN)/python scripts/bench.py
+
+train: setup  ## Train the default codec: make train DATA=FOLDER
+	$(BIN)/python scripts/train.py data.root=$(DATA)
+
+clean:  ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
