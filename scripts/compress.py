@@ -9,8 +9,8 @@ def main(source: str, target: str, kbps: str = "6", model: str = "speech-16khz")
     codec = bittern.load(model)
     receipt = codec.compress_file(source, target, bitrate_kbps=float(kbps))
     print(
-        f"{receipt.seconds:.2f} s in {receipt.file_bytes} bytes: {receipt.measured_kbps:.2f} kbit/s "
-        f"({receipt.stages} stages), {receipt.speed:.0f}x real time"
+        f"{receipt.seconds:.2f} s in {receipt.file_bytes} bytes: {receipt.measured_kbps:.2f} "
+        f"kbit/s ({receipt.stages} stages), {receipt.speed:.0f}x real time"
     )
 
 

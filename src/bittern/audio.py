@@ -269,6 +269,8 @@ def create_audio(path: Path, sample_rate: int, channels: int) -> Generator[Block
             ) as file:
                 yield file
                 written = file.frames
+            if not written and kind == "FLAC":
+                raise AudioError(f"{path}: FLAC cannot hold audio of no length; give .wav")
             if sf.info(str(temporary)).frames != written:
                 raise OSError(None, "not all samples arrived; is the disk full?")
         except sf.LibsndfileError as error:

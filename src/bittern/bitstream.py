@@ -25,6 +25,8 @@ from bittern.errors import FormatError
 MAGIC = b"BTRN"
 VERSION = 1
 CODER_RAW = 0  # codes packed at bits_per_code; other values are for coders to come
+RATES = (1_000, 768_000)  # Hz, of model and source
+MOST_CHANNELS = 255
 SYNC = b"\xb7\x7b"
 
 _HEADER = struct.Struct("<4sBB8sIIBBBHBBBHQQI")
@@ -164,10 +166,10 @@ class Header:
 
 # fields between fingerprint and sample counts in the order of the file, with their ranges
 _RANGES = (
-    ("sample_rate", 1, 1_000_000),
-    ("source_rate", 1, 1_000_000),
-    ("channels", 1, 255),
-    ("source_channels", 1, 255),
+    ("sample_rate", *RATES),
+    ("source_rate", *RATES),
+    ("channels", 1, MOST_CHANNELS),
+    ("source_channels", 1, MOST_CHANNELS),
     ("streams", 1, 255),
     ("hop_length", 1, 65535),
     ("bits_per_code", 1, 16),
@@ -359,7 +361,7 @@ class Reader:
         if zlib.crc32(payload, zlib.crc32(head[:-4])) != checksum:
             raise self._error(index, start, "damaged: the checksum does not match")
         if got_index != index:
-            raise self._error(index, start, f"not here: chunk {got_index} is in its place")
+            raise self._error(index, start, f"not here: chunk {got_index + 1} is in its place")
         if ending:
             self._end(index, frames_before, payload)
             return None

@@ -219,8 +219,6 @@ class Codec:
                 f"wav is {samples.dtype} {list(np.shape(wav))}; expected floats [samples] or "
                 "[channels, samples]"
             )
-        if not 1 <= samples.shape[0] <= 255 or not 1 <= sample_rate <= 1_000_000:
-            raise ValueError(f"got {samples.shape[0]} channels at {sample_rate} Hz")
         file = io.BytesIO()
         stream = audio.array_stream(samples, sample_rate)
         self.compress_stream(stream, file, stages=stages, bitrate_kbps=bitrate_kbps)

@@ -15,7 +15,7 @@ import torch
 from bittern import audio, bitstream
 from bittern.audio import AudioStream, Resampler
 from bittern.checkpoint import Checkpoint
-from bittern.errors import FormatError, ModelMismatchError
+from bittern.errors import AudioError, FormatError, ModelMismatchError
 from bittern.model import CodecModel
 from bittern.shapes import Codes, Waveform
 from bittern.stream import StreamingDecoder, StreamingEncoder
@@ -88,11 +88,12 @@ def compress_stream(
         live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
 
     Raises:
-        AudioError: a sample is not finite, the channels do not fit, or there are fewer or more
+        AudioError: a sample is not finite, rate or channels do not fit, or there are fewer or more
             samples than a live source said.
     """
     began = time.perf_counter()
     config = codec.model.config
+    _check_source(source)
     known = source.samples if live else None
     header = bitstream.Header(
         fingerprint=codec.fingerprint,
@@ -118,7 +119,7 @@ def compress_stream(
         if live:
             file.flush()
     if known not in (None, resampler.samples_in):
-        raise audio.AudioError(
+        raise AudioError(
             f"{source.name}: said {known} samples but had {resampler.samples_in}"
         )
     header = writer.finish(resampler.samples_out, resampler.samples_in)
@@ -153,6 +154,18 @@ def decompress_stream(
         reader=reader,
         began=began,
     )
+
+
+def _check_source(source: AudioStream) -> None:
+    low, high = bitstream.RATES
+    if not low <= source.sample_rate <= high:
+        raise AudioError(
+            f"{source.name}: sample rate {source.sample_rate} Hz; expected {low} to {high}"
+        )
+    if not 1 <= source.channels <= bitstream.MOST_CHANNELS:
+        raise AudioError(
+            f"{source.name}: {source.channels} channels; expected 1 to {bitstream.MOST_CHANNELS}"
+        )
 
 
 def _to_model(source: AudioStream, resampler: Resampler, channels: int) -> Iterator[Block]:
