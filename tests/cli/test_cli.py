@@ -1,0 +1,509 @@
+"""The `bittern` command as people type it: exit codes, exact messages, and what is left behind."""
+
+import io
+import json
+import os
+import resource
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from conftest import make_sound
+
+import bittern
+from bittern import audio
+from bittern.cli import main
+
+USAGE, BAD_AUDIO, BAD_MODEL, DAMAGED = 1, 2, 3, 4
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def model(tiny_checkpoint) -> list[str]:
+    return ["--model", str(tiny_checkpoint), "--device", "cpu"]
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process: exit code, standard output, standard error."""
+
+    def run_command(*argv: str | Path) -> tuple[int, str, str]:
+        try:
+            code = main([str(arg) for arg in argv])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run_command
+
+
+@pytest.fixture
+def pipe(capfdbinary, monkeypatch):
+    """Run a command in this process between two pipes: exit code, standard output, error."""
+
+    def run_command(*argv: str | Path, stdin: bytes = b"") -> tuple[int, bytes, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Pipe(stdin)))
+        code = main([str(arg) for arg in argv])
+        out, err = capfdbinary.readouterr()
+        return code, out, err.decode()
+
+    return run_command
+
+
+class Pipe(io.BytesIO):
+    """Gives up to 1013 bytes at a time, and cannot seek."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(1013 if size is None or size < 0 else min(size, 1013))
+
+    def seekable(self) -> bool:
+        return False
+
+
+def write_wav(path: Path, samples: int, channels: int = 1, rate: int = 16_000, **options) -> Path:
+    sf.write(path, make_sound(samples, channels=channels, sample_rate=rate).T, rate, **options)
+    return path
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_help_and_byte_level_commands_do_not_import_torch(here, tiny_codec):
+    data = tiny_codec.compress(make_sound(5_000), 16_000)
+    (here / "a.btn").write_bytes(data)
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from bittern.cli import main\n"
+        "for argv in (['--help'], ['--version'], ['compress', '--help'], ['info', 'a.btn'],\n"
+        "             ['verify', 'a.btn'], ['trim', 'a.btn', 'b.btn', '--stages', '2']):\n"
+        "    try:\n"
+        "        assert main(argv) == 0\n"
+        "    except SystemExit as stop:\n"
+        "        assert not stop.code\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert f"bittern {bittern.__version__}" in done.stdout
+    assert (here / "b.btn").exists()
+
+
+@pytest.mark.parametrize("samples", [0, 1, 319, 320, 321, 20_000])
+def test_any_length_comes_back_exactly(here, run, model, samples):
+    write_wav(here / "a.wav", samples)
+    assert run("compress", "a.wav", *model)[0] == 0
+    assert run("decompress", "a.btn", "b.wav", *model)[0] == 0
+    assert sf.info("b.wav").frames == samples
+    assert names(here) == {"a.wav", "a.btn", "b.wav"}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate", "channels", "options"),
+    [
+        (".wav", 8_000, 1, {}),
+        (".wav", 44_100, 2, {}),
+        (".wav", 96_000, 1, {"subtype": "PCM_24"}),
+        (".wav", 16_000, 1, {"subtype": "PCM_U8"}),
+        (".wav", 48_000, 6, {"subtype": "FLOAT"}),
+        (".flac", 22_050, 2, {}),
+        (".ogg", 16_000, 1, {}),
+        (".mp3", 44_100, 2, {}),
+    ],
+)
+def test_any_kind_of_audio_comes_back_at_its_rate_and_length(
+    here, run, model, suffix, rate, channels, options
+):
+    source = write_wav(here / f"a{suffix}", rate // 2 + 7, channels, rate, **options)
+    code, out, err = run("compress", source, "a.btn", *model)
+    assert (code, out) == (0, "")
+    assert ("channels mixed to 1" in err) == (channels > 1)
+    assert run("decompress", "a.btn", "b.wav", *model)[0] == 0
+    before, after = sf.info(source), sf.info("b.wav")
+    assert (after.frames, after.samplerate) == (before.frames, before.samplerate)
+    assert (after.channels, after.subtype) == (1, "PCM_16")
+
+
+def test_the_receipt_counts_bytes(here, run, model):
+    write_wav(here / "a.wav", 16_000)
+    _, _, err = run("compress", "a.wav", "--stages", "4", *model)
+    size = (here / "a.btn").stat().st_size
+    assert f"a.wav -> a.btn: 1.00 s, 4 stages, {size * 8 / 1000:.2f} kbit/s ({size} bytes, " in err
+    assert err.count("\n") == 1
+    _, _, err = run("decompress", "a.btn", "b.wav", *model)
+    assert f"a.btn -> b.wav: 1.00 s at 16000 Hz, channels: 1, from {size * 8 / 1000:.2f}" in err
+    assert run("decompress", "a.btn", "c.wav", "-q", *model) == (0, "", "")
+    _, _, err = run("decompress", "a.btn", "d.wav", "-v", *model)
+    assert err.startswith("tiny-test (")
+
+
+def test_bitrate_and_stages_choose_the_size(here, run, model):
+    write_wav(here / "a.wav", 16_000)
+    sizes = []
+    for option in (["--bitrate", "0.9"], ["--stages", "3"], ["--stages", "6"], []):
+        run("compress", "a.wav", "-f", *option, *model)
+        sizes.append((here / "a.btn").stat().st_size)
+    assert sizes[0] == sizes[1] < sizes[2] < sizes[3]
+    run("decompress", "a.btn", "full.wav", *model)
+    run("decompress", "a.btn", "less.wav", "--stages", "2", *model)
+    assert Path("full.wav").read_bytes() != Path("less.wav").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_outputs_are_of_the_kind_that_their_name_says(here, run, model, suffix):
+    write_wav(here / "a.wav", 5_000)
+    run("compress", "a.wav", *model)
+    assert run("decompress", "a.btn", "-o", f"b{suffix}", *model)[0] == 0
+    assert sf.info(f"b{suffix}").format == suffix[1:].upper()
+
+
+def test_many_inputs_go_to_a_folder_and_failures_are_told_at_the_end(here, run, model):
+    for name in ("a.wav", "b.wav"):
+        write_wav(here / name, 3_000)
+    (here / "text.wav").write_text("no audio")
+    (here / "out").mkdir()
+    code, _, err = run("compress", "a.wav", "text.wav", "b.wav", "--output-dir", "out", *model)
+    assert code == BAD_AUDIO
+    assert (
+        err.splitlines()[1]
+        == "bittern: text.wav: not audio that can be read (Format not recognised)"
+    )
+    assert err.splitlines()[3] == "bittern: 1 of 3 files failed"
+    assert names(here / "out") == {"a.btn", "b.btn"}
+
+
+# wrong input: one line, an exit code, nothing left
+
+
+def bad_sample(value: float):
+    def write(path: Path) -> None:
+        sound = make_sound(2_000)
+        sound[0, 1_234] = value
+        sf.write(path, sound.T, 16_000, subtype="FLOAT")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "message"),
+    [
+        (lambda p: None, BAD_AUDIO, "cannot be read (No such file or directory)"),
+        (lambda p: p.mkdir(), BAD_AUDIO, "is a directory; give audio files"),
+        (
+            lambda p: p.write_text("words"),
+            BAD_AUDIO,
+            "not audio that can be read (Format not recognised)",
+        ),
+        (
+            lambda p: p.write_bytes(b""),
+            BAD_AUDIO,
+            "not audio that can be read (Format not recognised)",
+        ),
+        (
+            bad_sample(np.nan),
+            BAD_AUDIO,
+            "sample 1234 (0.077 s) of channel 1 is nan, not a number to code",
+        ),
+        (
+            bad_sample(np.inf),
+            BAD_AUDIO,
+            "sample 1234 (0.077 s) of channel 1 is inf, not a number to code",
+        ),
+        (
+            lambda p: write_wav(p, 100, rate=500),
+            BAD_AUDIO,
+            "sample rate 500 Hz; expected 1000 to 768000",
+        ),
+    ],
+)
+def test_input_that_cannot_be_compressed(here, run, model, make, code, message):
+    make(here / "a.wav")
+    before = names(here)
+    assert run("compress", "a.wav", *model) == (code, "", f"bittern: a.wav: {message}\n")
+    assert names(here) == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: d[:-1], "chunk 1 of 1 (0:00.00-0:01.02, byte 52) is cut short at byte "),
+        (lambda d: d[:80] + b"\0\0\0\0" + d[84:], "is damaged: the checksum does not match"),
+        (lambda d: b"RIFF" + d[4:], "not a .btn file (it begins with 52494646)"),
+        (
+            lambda d: d[:4] + b"\x09" + d[5:],
+            ".btn version 9; this Bittern reads version 1. Update Bittern",
+        ),
+        (lambda d: b"", "not a .btn file (it begins with nothing)"),
+    ],
+)
+def test_files_that_cannot_be_decompressed(here, run, model, tiny_codec, damage, message):
+    (here / "a.btn").write_bytes(damage(tiny_codec.compress(make_sound(16_000), 16_000)))
+    for command in (["decompress", "a.btn", "b.wav", *model], ["verify", "a.btn"]):
+        code, out, err = run(*command)
+        assert (code, out) == (DAMAGED, "")
+        assert err.startswith("bittern: a.btn: ")
+        assert message in err
+        assert err.count("\n") == 1
+    assert names(here) == {"a.btn"}
+
+
+def test_another_model_and_no_model(here, run, model, other_checkpoint):
+    write_wav(here / "a.wav", 1_000)
+    run("compress", "a.wav", *model)
+    code, _, err = run("decompress", "a.btn", "b.wav", "--model", other_checkpoint)
+    assert code == BAD_MODEL
+    assert err.startswith("bittern: a.btn: made by model ")
+    code, _, err = run("decompress", "a.btn", "b.wav", "--model", "no-such-model")
+    assert code == BAD_MODEL
+    assert err.startswith("bittern: model 'no-such-model' is neither a folder")
+    assert names(here) == {"a.wav", "a.btn"}
+
+
+def test_outputs_that_would_hurt_are_refused(here, run, model):
+    write_wav(here / "a.wav", 1_000)
+    write_wav(here / "b.wav", 1_000)
+    (here / "a.btn").write_text("mine")
+    (here / "folder").mkdir()
+    before = {path: path.read_bytes() for path in here.iterdir() if path.is_file()}
+    for argv, message in [
+        (["a.wav"], "a.btn: exists; -f overwrites it"),
+        (["a.wav", "folder", "-f"], "folder: cannot be written (it is a directory)"),
+        (["a.wav", "folder"], "folder: is a directory"),
+        (["a.wav", "none/a.btn"], "none/a.btn: cannot be written (No such file or directory)"),
+        (["a.btn", "a.btn", "-f"], "a.btn: is the input itself; give another output"),
+        (
+            ["a.wav", "b.wav", "-f"],
+            "b.wav: is an audio file's name, and would get .btn data; for many inputs give "
+            "--output-dir DIR",
+        ),
+        (
+            ["a.wav", "b.wav", "c.wav"],
+            "one input and one output; for many inputs give --output-dir DIR",
+        ),
+        (
+            ["a.wav", "./a.wav", "--output-dir", "folder"],
+            "two inputs have the same name, and so would their outputs",
+        ),
+        (
+            ["a.wav", "--output-dir", "none"],
+            "none: is not a directory; --output-dir needs one that exists",
+        ),
+        (["a.wav", "x.btn", "--stages", "9"], "got 9 stages; tiny-test has 1 to 8"),
+        (
+            ["a.wav", "x.btn", "--bitrate", "64"],
+            "bitrate 64 kbit/s is out of reach of tiny-test; give 0.3 to 2.4",
+        ),
+    ]:
+        assert run("compress", *argv, *model) == (USAGE, "", f"bittern: {message}\n")
+    run("compress", "a.wav", "-o", "real.btn", *model)
+    assert run("decompress", "real.btn", "b.xyz", *model)[0] == BAD_AUDIO
+    assert before == {path: path.read_bytes() for path in before}
+    assert names(here) == {"a.wav", "b.wav", "a.btn", "folder", "real.btn"}
+    assert not list((here / "folder").iterdir())
+    assert run("compress", "a.wav", "-f", *model)[0] == 0
+    assert (here / "a.btn").read_bytes() == (here / "real.btn").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["compress"],
+        ["compress", "a.wav", "--stages", "0"],
+        ["compress", "a.wav", "--bitrate", "nan"],
+        ["compress", "a.wav", "--bitrate", "3", "--stages", "2"],
+        ["trim", "a.btn", "b.btn"],
+        ["nonsense"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_1(run, argv):
+    code, out, err = run(*argv)
+    assert (code, out, err.count("\n")) == (USAGE, "", 1)
+    assert err.rstrip().endswith("--help")
+
+
+def test_tracebacks_come_only_with_vv(here, run, model):
+    assert run("compress", "none.wav", "-v", *model)[0] == BAD_AUDIO
+    with pytest.raises(bittern.AudioError):
+        run("compress", "none.wav", "-vv", *model)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(here, run, model):
+    write_wav(here / "a.wav", 60_000)
+    run("compress", "a.wav", "-o", "good.btn", *model)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for argv in (["compress", "a.wav", "a.btn"], ["decompress", "good.btn", "b.wav"]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))
+        try:
+            code, out, err = run(*argv, *model)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert (code, out) == (USAGE, "")
+        assert err == f"bittern: {argv[2]}: cannot be written (File too large)\n"
+    code, _, err = run("compress", "a.wav", "/dev/full", *model)
+    assert code == USAGE
+    assert err == "bittern: /dev/full: cannot be written (No space left on device)\n"
+    assert Path("/dev/full").is_char_device()
+    assert names(here) == {"a.wav", "good.btn"}
+
+
+# pipes
+
+
+def test_pipes_give_what_files_give(here, pipe, model):
+    write_wav(here / "a.wav", 30_000, 2, 44_100)
+    wav = (here / "a.wav").read_bytes()
+    assert pipe("compress", "a.wav", *model)[0] == 0
+    assert pipe("decompress", "a.btn", "b.wav", *model)[0] == 0
+
+    _, from_file, _ = pipe("compress", "a.wav", "-", *model)
+    assert from_file == (here / "a.btn").read_bytes()
+    code, live, err = pipe("compress", "-", "-", *model, stdin=wav)
+    assert code == 0
+    assert err.startswith("standard input -> standard output: 0.68 s")
+
+    assert pipe("decompress", "-", "c.wav", *model, stdin=live)[0] == 0
+    assert (here / "c.wav").read_bytes() == (here / "b.wav").read_bytes()
+    _, out, _ = pipe("decompress", "-", *model, stdin=from_file)
+    assert out == (here / "b.wav").read_bytes()
+    _, out, _ = pipe("decompress", "-", "--raw", *model, stdin=live)
+    assert out == (here / "b.wav").read_bytes()[44:]
+
+
+def test_raw_samples_are_read_from_a_pipe(here, pipe, model):
+    write_wav(here / "a.wav", 5_000, 2, 8_000)
+    raw = (here / "a.wav").read_bytes()[44:]
+    rate = ["--raw-rate", "8000", "--raw-channels", "2"]
+    assert pipe("compress", "-", "a.btn", *rate, *model, stdin=raw)[0] == 0
+    assert pipe("compress", "a.wav", "b.btn", *model)[0] == 0
+    assert (here / "a.btn").read_bytes() == (here / "b.btn").read_bytes()
+
+
+def test_what_is_no_wav_on_a_pipe_is_one_line(here, pipe, model):
+    assert pipe("compress", "-", "a.btn", *model, stdin=b"words " * 10) == (
+        BAD_AUDIO,
+        b"",
+        "bittern: standard input: not a WAV stream. Pipe WAV, or raw 16-bit samples with "
+        "--raw-rate\n",
+    )
+    assert names(here) == set()
+
+
+def test_binary_data_never_goes_to_a_terminal(here, run, model, monkeypatch):
+    write_wav(here / "a.wav", 1_000)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run("compress", "a.wav", "-", *model) == (
+        USAGE,
+        "",
+        "bittern: standard output is a terminal; name a file with -o\n",
+    )
+
+
+def test_the_first_chunk_leaves_before_the_input_ends(here, tiny_checkpoint):
+    read_end, write_end = os.pipe()
+    command = [sys.executable, "-m", "bittern", "compress", "-", "-", "--raw-rate", "16000"]
+    command += ["--chunk-seconds", "0.1", "--model", str(tiny_checkpoint), "--device", "cpu", "-q"]
+    with (
+        subprocess.Popen(command, stdin=read_end, stdout=subprocess.PIPE) as process,
+        os.fdopen(write_end, "wb", buffering=0) as pipe,
+    ):
+        os.close(read_end)
+        pipe.write(make_sound(32_000).astype("<i2").tobytes())
+        assert process.stdout is not None
+        assert process.stdout.read(4) == b"BTRN"
+        assert process.poll() is None
+        pipe.close()
+        process.stdout.read()
+        assert process.wait(timeout=30) == 0
+
+
+# without a model
+
+
+def test_info_for_people_and_programs(here, run, tiny_codec):
+    data = tiny_codec.compress(make_sound(22_050, channels=2), 44_100, stages=3)
+    (here / "a.btn").write_bytes(data)
+    code, out, err = run("info", "a.btn", "--json")
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    assert facts["seconds"] == 0.5
+    assert facts["file_bytes"] == len(data)
+    assert facts["measured_kbps"] == pytest.approx(len(data) * 16 / 1000, abs=1e-3)
+    assert facts["nominal_kbps"] == 0.9
+    assert (facts["source_rate"], facts["source_channels"], facts["stages"]) == (44_100, 2, 3)
+    assert facts["model_fingerprint"] == tiny_codec.fingerprint.hex()
+    assert "source rate:       44100\n" in run("info", "a.btn")[1]
+    assert len(json.loads(run("info", "a.btn", "a.btn", "--json")[1])) == 2
+    assert run("info", "none.btn") == (
+        DAMAGED,
+        "",
+        "bittern: none.btn: cannot be read (No such file or directory)\n",
+    )
+
+
+def test_info_of_a_live_file_finds_its_length(here, run, tiny_codec):
+    file = io.BytesIO()
+    stream = audio.array_stream(make_sound(8_000), 16_000)
+    live = audio.AudioStream(
+        name="live", sample_rate=16_000, channels=1, samples=None, blocks=stream.blocks
+    )
+    tiny_codec.compress_stream(live, file, live=True)
+    (here / "a.btn").write_bytes(file.getvalue())
+    assert json.loads(run("info", "a.btn", "--json")[1])["samples"] == 8_000
+    assert run("verify", "a.btn") == (0, "a.btn: intact, 1 chunks, 0.50 s\n", "")
+
+
+@pytest.mark.parametrize("option", [["--stages", "3"], ["--bitrate", "1.0"]])
+def test_trimming_equals_compressing_with_fewer_stages(here, run, model, option):
+    write_wav(here / "a.wav", 30_000)
+    run("compress", "a.wav", *model)
+    run("compress", "a.wav", "b.btn", "--stages", "3", *model)
+    code, _, err = run("trim", "a.btn", "c.btn", *option)
+    assert code == 0
+    assert err.startswith("a.btn -> c.btn: 8 -> 3 stages, ")
+    assert (here / "c.btn").read_bytes() == (here / "b.btn").read_bytes()
+    assert run("trim", "c.btn", "d.btn", "--stages", "4") == (
+        USAGE,
+        "",
+        "bittern: c.btn: has 3 stages of 0.3 kbit/s; cannot keep 4\n",
+    )
+    assert run("trim", "a.btn", "a.btn", "--stages", "2", "-f")[0] == USAGE
+    assert names(here) == {"a.wav", "a.btn", "b.btn", "c.btn"}
+
+
+def test_evaluate_is_there(run):
+    code, out, _ = run("evaluate", "--help")
+    assert code == 0
+    assert "bittern evaluate" in out
+
+
+def test_scripts_do_the_same(here, tiny_checkpoint, monkeypatch, capsys):
+    scripts = Path(__file__).parents[2] / "scripts"
+
+    def run_script(name: str, *argv: str) -> None:
+        assert len((scripts / name).read_text().splitlines()) <= 30
+        monkeypatch.setattr(sys, "argv", [name, *argv, str(tiny_checkpoint)])
+        runpy.run_path(str(scripts / name), run_name="__main__")
+
+    write_wav(here / "a.wav", 4_000)
+    bittern.load(tiny_checkpoint, "cpu").compress_file("a.wav", "a.btn", stages=3)
+    run_script("compress.py", "a.wav", "b.btn", "1")
+    assert (here / "b.btn").read_bytes() == (here / "a.btn").read_bytes()
+    run_script("decompress.py", "a.btn", "b.wav")
+    assert sf.info("b.wav").frames == 4_000
+    assert "kbit/s" in capsys.readouterr().out
+    for argv in (["compress.py", "none", "c.btn", "1"], ["decompress.py", "none", "c.wav"]):
+        with pytest.raises(
+            SystemExit, match=r"^none: cannot be read \(No such file or directory\)$"
+        ):
+            run_script(*argv)
