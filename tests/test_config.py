@@ -49,7 +49,7 @@ def test_json_that_is_none_is_refused():
 
 
 def test_strides_must_multiply_to_the_hop():
-    with pytest.raises(ConfigError, match="strides by 320 samples.*hop_length is 256"):
+    with pytest.raises(ConfigError, match=r"strides by 320 samples.*hop_length is 256"):
         CodecConfig(hop_length=256, latent_dim=16, encoder=SEANET)
 
 

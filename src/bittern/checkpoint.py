@@ -44,7 +44,9 @@ def shipped_folders() -> list[Path]:
 
 def shipped_names() -> list[str]:
     """Names of the checkpoints that come with Bittern."""
-    found = {path.parent.name for root in shipped_folders() for path in root.glob(f"*/{CONFIG_FILE}")}
+    found = {
+        path.parent.name for root in shipped_folders() for path in root.glob(f"*/{CONFIG_FILE}")
+    }
     return sorted(found)
 
 
@@ -202,7 +204,11 @@ def _fill(
         missing = [key for key in own if key not in state]
     unknown = [key for key in state if key not in own]
     misfits = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
-    for what, keys in (("lacks", missing or []), ("has unknown", unknown), ("has misshapen", misfits)):
+    for what, keys in (
+        ("lacks", missing or []),
+        ("has unknown", unknown),
+        ("has misshapen", misfits),
+    ):
         if keys:
             raise ModelError(
                 f"{folder / WEIGHTS_FILE}: {what} {keys[0]!r} ({len(keys)} in all); "

@@ -168,7 +168,9 @@ def _gather(rows: Tensor) -> Tensor:
     """Rows of all ranks, [M, D] -> [sum of M, D], in the order of the ranks."""
     if not _distributed():
         return rows
-    sizes = [torch.zeros((), dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
+    sizes = [
+        torch.zeros((), dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())
+    ]
     dist.all_gather(sizes, torch.tensor(len(rows), device=rows.device))
     longest = int(max(sizes))
     padded = rows.new_zeros(longest, rows.shape[1])

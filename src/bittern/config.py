@@ -109,9 +109,7 @@ class NetworkConfig:
             all(width % self.compress == 0 for width in self.channels),
             f"compress is {self.compress}; it must divide every width of {list(self.channels)}",
         )
-        _require(
-            0 <= self.lstm_layers <= 2, f"lstm_layers is {self.lstm_layers}; give 0, 1 or 2"
-        )
+        _require(0 <= self.lstm_layers <= 2, f"lstm_layers is {self.lstm_layers}; give 0, 1 or 2")
         if self.input is NetworkInput.SPECTRUM:
             _require(
                 not self.ratios and self.stem_stride == 1,
@@ -174,9 +172,7 @@ class CodecConfig:
             f"sample_rate is {self.sample_rate}; give 1000 to 192000 Hz",
         )
         _require(1 <= self.channels <= 8, f"channels is {self.channels}; give 1 to 8")
-        _require(
-            1 <= self.hop_length <= 65535, f"hop_length is {self.hop_length}; give 1 to 65535"
-        )
+        _require(1 <= self.hop_length <= 65535, f"hop_length is {self.hop_length}; give 1 to 65535")
         _require(self.latent_dim >= 1, f"latent_dim is {self.latent_dim}; give 1 or more")
         _require(
             0.0 <= self.path_weighting <= 1.0,

@@ -115,7 +115,7 @@ class CodecModel(nn.Module):
         chosen = torch.arange(len(self.spread), device=self.spread.device).view(channels, each)
         chosen = chosen[:, : dim // channels].reshape(-1)
         spread = self.spread[chosen]
-        weight = spread ** -self.config.path_weighting
+        weight = spread**-self.config.path_weighting
         return chosen, weight / (spread * weight).square().mean().sqrt()
 
     def pad(self, wav: Waveform) -> Waveform:

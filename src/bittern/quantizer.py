@@ -69,7 +69,7 @@ class ResidualQuantizer(nn.Module):
             ValueError: k is not in 1..K, or a code is outside [0, N).
         """
         stages = self._check_stages(codes.shape[1])
-        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < self.codebook_size):
+        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size):
             raise ValueError(
                 f"codes run from {int(codes.min())} to {int(codes.max())}; "
                 f"expected 0 to {self.codebook_size - 1}"
@@ -89,7 +89,7 @@ class ResidualQuantizer(nn.Module):
             latent: [B, D, F].
             stages: [B] int64, stages that each item uses, 1 to K; all K by default.
         """
-        batch, dim, frames = latent.shape
+        batch, _, frames = latent.shape
         if stages is None:
             stages = torch.full((batch,), self.stages)
         # Items with more stages come first, so that each stage works on the first rows alone.
@@ -102,7 +102,9 @@ class ResidualQuantizer(nn.Module):
             commitment = self._commitment(target, inputs, codes, counts)
             coded = target.detach() - rest
             through = target + (coded - target).detach()
-            back = torch.empty_like(items).scatter_(0, items, torch.arange(batch, device=items.device))
+            back = torch.empty_like(items).scatter_(
+                0, items, torch.arange(batch, device=items.device)
+            )
             through = rearrange(through, "(b f) d -> b d f", b=batch)[back]
         return Quantized(through, commitment, inputs, codes, counts)
 
@@ -154,9 +156,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     return scores.argmin(dim=1)
 
 
-def draw_stages(
-    batch: int, stages: int, full_share: float, generator: torch.Generator
-) -> Tensor:
+def draw_stages(batch: int, stages: int, full_share: float, generator: torch.Generator) -> Tensor:
     """How many stages each item of a batch uses, [B]: all K with probability `full_share`, else 1..K.
 
     Source: quantizer dropout, SoundStream (arXiv:2107.03312, section III-D), drawn for each item.
@@ -177,4 +177,3 @@ def code_statistics(codes: Codes, codebook_size: int) -> tuple[Tensor, Tensor]:
     share = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     entropy = -(share * share.clamp(min=1e-300).log2()).sum(dim=1)
     return (counts > 0).double().mean(dim=1), entropy
-

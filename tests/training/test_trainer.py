@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 
 def rows(folder, name):
     with (folder / "curves.csv").open(newline="") as file:
-        return {int(r["step"]): float(r["value"]) for r in csv.DictReader(file) if r["name"] == name}
+        return {
+            int(r["step"]): float(r["value"]) for r in csv.DictReader(file) if r["name"] == name
+        }
 
 
 def weights(folder):
@@ -163,9 +165,7 @@ def test_fine_tuning_starts_from_a_checkpoint_also_with_fewer_stages(settings, t
     trained = checkpoint.load(last).model
     assert torch.equal(again.model.quantizer.codewords, trained.quantizer.codewords[:3])
     wav = 0.1 * torch.randn(1, 1, 3200)
-    torch.testing.assert_close(
-        again.model.latent(wav), trained.latent(wav), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(again.model.latent(wav), trained.latent(wav), rtol=1e-5, atol=1e-6)
     again.fit()
 
 

@@ -56,7 +56,10 @@ class Encoder(Stack):
             layers += _units(level, config)
         if config.lstm_layers:
             layers.append(ResidualLSTM(config.channels[-1], config.lstm_layers))
-        layers += [_activation(config), _conv(config.channels[-1], latent_dim, config.latent_kernel, config)]
+        layers += [
+            _activation(config),
+            _conv(config.channels[-1], latent_dim, config.latent_kernel, config),
+        ]
         super().__init__(*layers)
 
 
@@ -72,7 +75,10 @@ class Decoder(Stack):
         for level in range(len(config.ratios), 0, -1):
             layers += _units(level, config)
             narrow, wide = config.channels[level - 1 : level + 1]
-            layers += [_activation(config), _conv_transpose(wide, narrow, config.ratios[level - 1], config)]
+            layers += [
+                _activation(config),
+                _conv_transpose(wide, narrow, config.ratios[level - 1], config),
+            ]
         layers += [*_units(0, config), _activation(config)]
         if config.stem_stride > 1:
             head = _conv_transpose(config.channels[0], out_channels, config.stem_stride, config)
@@ -142,5 +148,3 @@ def _conv_transpose(
         norm=config.norm,
         causal=config.causal,
     )
-
-

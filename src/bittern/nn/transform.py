@@ -7,7 +7,7 @@ import math
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from bittern.nn.conv import Conv1d, ConvTranspose1d
 from bittern.nn.streaming import StatefulModule, StreamState

@@ -142,7 +142,9 @@ def open_corpus(config: DataConfig, sample_rate: int, *, quiet: bool = False) ->
                 entry = _decode(path, name, sample_rate, minimum, pcm)
             (clips if isinstance(entry, Clip) else skipped).append(entry)
     if fresh or len(files) != len(known):
-        rows = [json.dumps({"kind": type(entry).__name__} | asdict(entry)) for entry in clips + skipped]
+        rows = [
+            json.dumps({"kind": type(entry).__name__} | asdict(entry)) for entry in clips + skipped
+        ]
         write_atomically(cache / "manifest.jsonl", "\n".join(rows).encode())
     if not clips:
         reasons = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])

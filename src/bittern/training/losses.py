@@ -66,7 +66,9 @@ class ReconstructionLoss(nn.Module):
             if window in self._stft_windows:
                 complex_stft.append(_relative(torch.view_as_real(ours), torch.view_as_real(theirs)))
             if window in self._mel_windows:
-                mel.append((self._log_mel(ours, window) - self._log_mel(theirs, window)).abs().mean())
+                mel.append(
+                    (self._log_mel(ours, window) - self._log_mel(theirs, window)).abs().mean()
+                )
         terms = {}
         if mel:
             terms["mel"] = torch.stack(mel).mean()
@@ -78,7 +80,9 @@ class ReconstructionLoss(nn.Module):
 
     def weighted(self, terms: dict[str, Tensor]) -> Tensor:
         """The sum of the terms by their weights."""
-        return torch.stack([getattr(self.config, name) * term for name, term in terms.items()]).sum()
+        return torch.stack(
+            [getattr(self.config, name) * term for name, term in terms.items()]
+        ).sum()
 
     def _log_mel(self, spectra: Tensor, window: int) -> Tensor:
         mels = min(self.config.mels, max(window // 16, 4))

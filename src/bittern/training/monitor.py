@@ -12,7 +12,7 @@ from bittern.spectral import stft
 from bittern.training.validation import Scores
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  # the backend must be chosen first
+import matplotlib.pyplot as plt  # the backend must be chosen first
 
 CURVES = "curves.csv"
 FIELDS = ("step", "audio_seconds", "name", "value")

@@ -46,7 +46,14 @@ def load_state(folder: Path) -> tuple[dict[str, Any], str | None] | None:
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        except (
+            RuntimeError,
+            EOFError,
+            OSError,
+            ValueError,
+            KeyError,
+            pickle.UnpicklingError,
+        ) as error:
             failures.append(f"{path} cannot be read ({str(error).splitlines()[0]})")
             continue
         warning = f"{failures[0]}; going on from {name}" if failures else None

@@ -116,9 +116,7 @@ class Trainer:
         config, began = self.config, time.monotonic()
         batch_seconds = config.data.batch_size * config.data.segment_seconds
         self.monitor = self._monitor(batch_seconds)
-        batches = batches_from(
-            self.batches, self.step, config.steps, workers=config.data.workers
-        )
+        batches = batches_from(self.batches, self.step, config.steps, workers=config.data.workers)
         clock, mark = time.monotonic(), self.step
         for wav in batches:
             logged = self.train_step(wav.to(self.fabric.device))
@@ -222,7 +220,11 @@ class Trainer:
         scores = validate(self.average, clips, quantized=self.quantizing)
         if self.monitor:
             self.monitor.validation(self.step, scores, self.config.model.sample_rate)
-        levels = [v for n, v in scores.values.items() if n.startswith(f"{BEST_METRIC}/") and n[-2:] != "/0"]
+        levels = [
+            v
+            for n, v in scores.values.items()
+            if n.startswith(f"{BEST_METRIC}/") and n[-2:] != "/0"
+        ]
         if levels and sum(levels) / len(levels) > self.best:
             self.best = sum(levels) / len(levels)
             checkpoint.save(self.average, self.folder / "best")

@@ -63,7 +63,9 @@ def _estoi(reference: Tensor, output: Tensor, sample_rate: int) -> float:
         warnings.simplefilter("error", RuntimeWarning)
         try:
             return float(
-                stoi(reference[0, 0].numpy(), output[0, 0].cpu().numpy(), sample_rate, extended=True)
+                stoi(
+                    reference[0, 0].numpy(), output[0, 0].cpu().numpy(), sample_rate, extended=True
+                )
             )
         except (RuntimeWarning, ValueError):
             return float("nan")
