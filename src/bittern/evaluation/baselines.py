@@ -23,6 +23,7 @@ from bittern.evaluation.clips import Clip
 from bittern.evaluation.systems import Coded, CodingFailure, System
 
 TIMEOUT_SECONDS = 300  # for one clip
+_BUILTINS = ("cd", "echo", "exit", "export", "set", "test", "true")  # of the shell: no programs
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,22 @@ class Tool:
 
     @property
     def programs(self) -> list[str]:
-        """The commands of the line, in order of first use."""
-        parts = self.command.replace("||", "&&").replace("|", "&&").replace(";", "&&").split("&&")
-        return list(dict.fromkeys(shlex.split(part)[0] for part in parts if part.strip()))
+        """The commands of the line, in order of first use.
+
+        Raises:
+            ValueError: a quotation is not closed.
+        """
+        lexer = shlex.shlex(self.command, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        found: list[str] = []
+        begins = True  # whether the next word is a command
+        for word in lexer:
+            if word in ("&&", "||", "|", ";", "&"):
+                begins = True
+            elif begins and "=" not in word:  # not a variable's assignment
+                found.append(word)
+                begins = False
+        return list(dict.fromkeys(word for word in found if word not in _BUILTINS))
 
     @property
     def missing(self) -> list[str]:
@@ -189,7 +203,7 @@ def _run(tool: Tool, rate: str, clip: Clip, system: System, folder: Path) -> Cod
     )
     for path in (code, out):
         if not path.exists() or path.stat().st_size == 0:
-            raise AudioError(f"{tool.programs[0]} left no {path.name}")
+            raise AudioError(f"no {path.name} was written")
     if tool.raw:
         decoded = sf.read(
             out, dtype="float32", samplerate=wanted_rate, channels=1, subtype="PCM_16", **raw

@@ -1,0 +1,191 @@
+"""Other codecs as subprocesses: what is parsed, run, counted, and reported when missing."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+import soundfile as sf
+
+from bittern.errors import ConfigError, FormatError
+from bittern.evaluation import baselines, payload
+from bittern.evaluation.clips import Clip, as_pcm16
+from bittern.evaluation.scores import align, score
+from bittern.evaluation.systems import Coded, CodingFailure
+
+RATE = 16_000
+
+
+def needs(*programs: str):
+    missing = [program for program in programs if shutil.which(program) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
+
+
+@pytest.fixture(scope="module")
+def clip(speech) -> Clip:
+    return Clip("clip", as_pcm16(speech), RATE)
+
+
+def coded(text: str, clip: Clip) -> list[Coded]:
+    family = baselines.parse(text)
+    found = list(family.code(clip, family.systems))
+    assert all(isinstance(entry, Coded) for entry in found), found
+    return found
+
+
+def test_a_name_gives_its_default_rates_and_a_list_gives_those():
+    assert baselines.parse("opus").rates == ("6", "8", "12", "16", "24")
+    assert [s.name for s in baselines.parse("codec2=3.2,1.2").systems] == [
+        "Codec 2 3.2 kbit/s",
+        "Codec 2 1.2 kbit/s",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["vorbis", "opus=", "opus=fast", "opus=-6", "name enc {in} {code} {out}", "x: enc {in} {code}"],
+)
+def test_what_cannot_be_a_baseline_is_refused(text):
+    with pytest.raises(ConfigError, match="baseline"):
+        baselines.parse(text)
+
+
+def test_a_missing_program_is_named_with_the_package_that_has_it(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    said = baselines.report_missing(baselines.parse("opus"))
+    assert (
+        said
+        == "Opus: opusenc and opusdec not found on the PATH; install Debian's package opus-tools"
+    )
+    said = baselines.report_missing(
+        baselines.parse("mine: nothing-here {in} {code} && cat {code} {out}")
+    )
+    assert said == "mine: nothing-here and cat not found on the PATH"
+
+
+def test_programs_are_found_between_quotes_and_operators():
+    text = "x: cd /tmp; A=1 enc 'a; b && c' {in} | dec --x=1 > {code} && enc {code} {out}"
+    assert baselines.parse(text).tool.programs == ["enc", "dec"]
+
+
+def test_a_command_given_as_a_template_is_run_and_its_file_counted(clip):
+    (found,) = coded("copy: cp {in} {code} && cp {code} {out}", clip)
+    assert (found.samples == clip.samples).all()
+    assert found.payload_bytes == found.file_bytes == 44 + 2 * len(clip.samples)
+    assert found.system.name == "copy"
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("false {in} {code} {out}", "exit code 1: nothing said"),
+        ("echo went wrong >&2; exit 3; {in} {code} {out}", "exit code 3: went wrong"),
+        ("true {in} {code} {out}", "no code.bin was written"),
+        ("cp {in} {code} && echo text > {out}", "not audio"),
+    ],
+)
+def test_a_command_that_fails_on_a_clip_says_why(clip, command, reason):
+    family = baselines.parse(f"bad: {command}")
+    (found,) = family.code(clip, family.systems)
+    assert isinstance(found, CodingFailure)
+    assert reason in found.reason
+
+
+def test_only_what_is_wanted_is_run(clip):
+    family = baselines.parse("copy: cp {in} {code} && cp {code} {out}")
+    assert list(family.code(clip, [])) == []
+
+
+def test_an_unknown_container_counts_whole_and_a_broken_one_is_refused(tmp_path):
+    path = tmp_path / "code"
+    path.write_bytes(b"anything at all")
+    assert payload.count(path) == (15, 15, "")
+    path.write_bytes(b"OggS" + bytes(20))
+    with pytest.raises(FormatError, match="cut short"):
+        payload.count(path)
+
+
+@pytest.mark.peers
+@needs("opusenc", "opusdec", "opusinfo")
+def test_opus_bitrate_is_what_opusinfo_says(clip, tmp_path):
+    for rate, found in zip((6, 24), coded("opus=6,24", clip), strict=True):
+        sf.write(tmp_path / "in.wav", clip.samples, RATE, "PCM_16")
+        code = tmp_path / "code.opus"
+        subprocess.run(
+            ["opusenc", "--quiet", "--bitrate", str(rate), str(tmp_path / "in.wav"), str(code)],
+            check=True,
+        )
+        said = subprocess.run(["opusinfo", str(code)], capture_output=True, text=True, check=True)
+        match = re.search(r"w/o overhead: ([\d.]+) kbit", said.stdout)
+        assert match
+        ours = 8 * found.payload_bytes / clip.seconds / 1000
+        assert ours == pytest.approx(float(match[1]), rel=0.01)
+        assert found.file_bytes == code.stat().st_size
+
+
+@pytest.mark.peers
+@needs("opusenc", "opusdec")
+def test_quality_of_opus_grows_with_its_rate(clip):
+    values = []
+    for found in coded("opus=6,8,12,24", clip):
+        aligned = align(found.samples, clip.samples, RATE)
+        values.append(score(aligned.samples, clip.samples, RATE).values)
+    for key in ("pesq_wb", "estoi", "visqol"):
+        quality = [value[key] for value in values]
+        assert quality == sorted(quality), key
+    assert values[-1]["pesq_wb"] > values[0]["pesq_wb"] + 1
+
+
+@pytest.mark.peers
+@needs("lame")
+def test_mp3_payload_is_all_frames_but_the_one_without_audio(clip):
+    low, high = coded("mp3=16,64", clip)
+    assert 8 * low.payload_bytes / clip.seconds == pytest.approx(16_000, rel=0.06)
+    assert 8 * high.payload_bytes / clip.seconds == pytest.approx(64_000, rel=0.06)
+    assert high.file_bytes - high.payload_bytes == 64_000 // 8 * 576 // RATE  # one frame
+
+
+@pytest.mark.peers
+@needs("ffmpeg", "ffprobe")
+@pytest.mark.parametrize("suffix", ["m4a", "aac"])
+def test_aac_payload_is_what_ffprobe_counts_in_packets(clip, tmp_path, suffix):
+    source, code = tmp_path / "in.wav", tmp_path / f"code.{suffix}"
+    sf.write(source, clip.samples, RATE, "PCM_16")
+    encode = [
+        "ffmpeg",
+        "-loglevel",
+        "error",
+        "-i",
+        str(source),
+        "-c:a",
+        "aac",
+        "-b:a",
+        "16k",
+        str(code),
+    ]
+    subprocess.run(encode, check=True, stdin=subprocess.DEVNULL)
+    probe = [
+        "ffprobe",
+        "-loglevel",
+        "error",
+        "-show_entries",
+        "packet=size",
+        "-of",
+        "csv=p=0",
+        str(code),
+    ]
+    listed = subprocess.run(probe, capture_output=True, text=True, check=True).stdout.split()
+    sizes = [int(line.strip(",")) for line in listed]
+    header = 7 if suffix == "aac" else 0  # ffprobe counts ADTS headers with the packets
+    assert payload.count(code).payload == pytest.approx(sum(sizes) - header * len(sizes), rel=0.01)
+
+
+@pytest.mark.peers
+@needs("c2enc", "c2dec")
+def test_codec_2_takes_its_nominal_rate(clip):
+    (found,) = coded("codec2=3.2", clip)
+    assert 8 * found.payload_bytes / clip.seconds == pytest.approx(3200, rel=0.01)
+    assert (
+        score(align(found.samples, clip.samples, RATE).samples, clip.samples, RATE).values["stoi"]
+        > 0.7
+    )

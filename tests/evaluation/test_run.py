@@ -1,0 +1,195 @@
+"""One command from files to a report: what is written, what is left out and why, what is cached."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from PIL import Image
+
+from bittern.errors import AudioError, ConfigError, ModelError
+from bittern.evaluation import run
+from bittern.evaluation.scores import METRICS
+
+ROOT = Path(__file__).parents[2]
+CLIPS = ["below/stereo & <b>44100.flac", "one.wav"]
+
+
+@pytest.fixture(scope="module")
+def report(evaluated) -> dict:
+    return json.loads((evaluated.out / "report.json").read_text())
+
+
+def test_everything_is_written(evaluated):
+    names = {path.name for path in evaluated.out.iterdir()}
+    wanted = {
+        "report.json",
+        "scores.csv",
+        "index.html",
+        "rate_distortion.png",
+        "rate_distortion.svg",
+    }
+    assert names == wanted
+    with Image.open(evaluated.out / "rate_distortion.png") as picture:
+        assert picture.width > 1000
+    assert "<svg" in (evaluated.out / "rate_distortion.svg").read_text()
+
+
+def test_broken_input_is_left_out_with_a_reason_and_the_exit_code_tells(evaluated, report):
+    assert evaluated.exit_code == 2
+    reasons = {entry["clip"]: entry["reason"] for entry in report["rejected"]}
+    assert reasons.keys() == {"short.wav", "silence.wav", "nan.wav", "broken.wav"}
+    assert reasons["short.wav"] == "0.10 s long; scores need 0.5 s or more"
+    assert reasons["silence.wav"] == "silent"
+    assert "not numbers" in reasons["nan.wav"]
+    assert "not audio" in reasons["broken.wav"] or "damaged" in reasons["broken.wav"]
+    for name, reason in reasons.items():
+        assert f"bittern: {name}: {reason}; left out" in evaluated.said
+
+
+def test_stereo_at_another_rate_is_evaluated_and_noted(report):
+    assert [clip["name"] for clip in report["clips"]] == CLIPS
+    assert report["clips"][0]["note"] == "mean of 2 channels, resampled from 44100 Hz"
+    assert report["clips"][0]["seconds"] == pytest.approx(2.0)
+
+
+def test_every_system_has_every_score_with_an_interval(report):
+    names = [system["name"] for system in report["systems"]]
+    assert names == ["tiny-test 2 stages", "tiny-test 4 stages", "tiny-test 8 stages", "8 bits"]
+    for system in report["systems"]:
+        assert system["clips"] == 2
+        for metric in METRICS:
+            score = system["scores"][metric.key]
+            assert score["low"] <= score["mean"] <= score["high"]
+
+
+def test_bitrates_are_counted(report):
+    frames = 2.0 * 50 + 1
+    for system, stages in zip(report["systems"], (2, 4, 8), strict=False):
+        assert system["kbps"] == pytest.approx(stages * frames * 6 / 2.0 / 1000, rel=0.02)
+        assert system["kbps"] < system["file_kbps"] < system["kbps"] + 0.5
+    assert report["systems"][3]["kbps"] == pytest.approx(128, rel=0.01)
+
+
+def test_eight_bits_beat_a_codec_with_random_weights_on_every_clip(report):
+    for found in report["comparisons"]:
+        assert found["second"] == "8 bits"
+        assert found["metrics"]["si_sdr"]["won"] == 0.0
+        assert found["metrics"]["si_sdr"]["difference"]["high"] < 0
+
+
+def test_codebooks_are_reported_at_the_most_stages(report):
+    found = report["codebooks"]["tiny-test"]
+    assert len(found["stages"]) == 8
+    assert found["frames"] == 202
+    assert found["sent_bits"] == 202 * 8 * 6
+    assert 0 < found["entropy_bits"] <= found["sent_bits"]
+
+
+def test_the_table_has_a_row_a_result(evaluated, report):
+    rows = list(csv.DictReader((evaluated.out / "scores.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 4
+    row = rows[1]
+    assert (row["clip"], row["family"], row["setting"]) == (CLIPS[0], "tiny-test", "4 stages")
+    wanted = report["clips"][0]["results"]["tiny-test 4 stages"]
+    assert float(row["kbps"]) == pytest.approx(wanted["kbps"], abs=0.001)
+    assert float(row["pesq_wb"]) == pytest.approx(wanted["scores"]["pesq_wb"], rel=1e-3)
+
+
+def test_a_second_run_with_one_new_clip_does_only_that_clip(
+    evaluated, clip_folder, cache_folder, tiny_checkpoint, tmp_path, monkeypatch, evaluate
+):
+    shutil.copy(clip_folder / "one.wav", tmp_path / "renamed.wav")
+    speech, rate = sf.read(ROOT / "examples" / "speech.flac", start=80_000, frames=24_000)
+    sf.write(tmp_path / "new.wav", speech, rate)
+    did: list[run.Outcome] = []
+    work = run.work
+    monkeypatch.setattr(run, "work", lambda task: did.extend(work(task)) or did[-3:])
+    arguments = [tmp_path, "--model", tiny_checkpoint, "--stages", "2,4,8", "--no-baselines"]
+    arguments += ["--out", tmp_path / "out", "--cache", cache_folder, "--jobs", "1", "-q"]
+    assert evaluate(*arguments) == 0
+    assert {o.result.clip for o in did if o.from_cache} == {"renamed.wav"}
+    assert {o.result.clip for o in did if not o.from_cache} == {"new.wav"}
+    first = json.loads((evaluated.out / "report.json").read_text())["clips"][1]["results"]
+    again = json.loads((tmp_path / "out" / "report.json").read_text())["clips"][1]["results"]
+    assert again["tiny-test 2 stages"] == first["tiny-test 2 stages"]
+
+
+def test_a_damaged_cache_entry_is_done_again(evaluate, tiny_checkpoint, tmp_path):
+    speech, rate = sf.read(ROOT / "examples" / "speech.flac", frames=16_000)
+    sf.write(tmp_path / "clip.wav", speech, rate)
+    arguments = [tmp_path / "clip.wav", "--model", tiny_checkpoint, "--stages", "2"]
+    arguments += ["--no-baselines", "--out", tmp_path / "out", "--jobs", "1", "-q"]
+    arguments += ["--cache", tmp_path / "cache"]
+    assert evaluate(*arguments) == 0
+    (audio,) = (tmp_path / "cache").rglob("audio.flac")
+    size = audio.stat().st_size
+    audio.write_bytes(b"damaged")
+    assert evaluate(*arguments) == 0
+    assert audio.stat().st_size == size
+
+
+def test_a_codec_that_fails_on_clips_is_listed_and_the_run_goes_on(
+    evaluate, tiny_checkpoint, tmp_path
+):
+    arguments = [ROOT / "examples" / "speech.flac", "--model", tiny_checkpoint, "--stages", "8"]
+    arguments += ["--baseline", "bad: false {in} {code} {out}", "--out", tmp_path, "--no-cache"]
+    assert evaluate(*arguments, "--jobs", "1", "-q") == 2
+    report = json.loads((tmp_path / "report.json").read_text())
+    (failure,) = report["failures"]
+    assert (failure["system"], failure["what"]) == ("bad", "coding")
+    assert "exit code 1" in failure["reason"]
+    assert [s["clips"] for s in report["systems"]] == [1, 0]
+
+
+def test_a_baseline_asked_for_and_missing_is_reported(
+    evaluate, tiny_checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = [ROOT / "examples" / "speech.flac", "--model", tiny_checkpoint, "--stages", "8"]
+    arguments += ["--baseline", "opus=6", "--out", tmp_path, "--no-cache", "--jobs", "1", "-q"]
+    assert evaluate(*arguments) == 2
+    (missing,) = json.loads((tmp_path / "report.json").read_text())["missing"]
+    assert "opus-tools" in missing
+
+
+def test_wrong_arguments_are_refused_before_any_work(evaluate, tiny_checkpoint, tmp_path):
+    with pytest.raises(AudioError, match="no such file"):
+        evaluate(tmp_path / "nothing", "--model", tiny_checkpoint, "--no-baselines")
+    with pytest.raises(AudioError, match="no audio files"):
+        evaluate(tmp_path, "--model", tiny_checkpoint, "--no-baselines")
+    with pytest.raises(ModelError):
+        evaluate(tmp_path, "--model", tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="given twice"):
+        evaluate(tmp_path, "--model", tiny_checkpoint, "--baseline", "mp3", "--baseline", "mp3=8")
+    with pytest.raises(ConfigError, match="--jobs"):
+        evaluate(tmp_path, "--model", tiny_checkpoint, "--jobs", "0")
+    sf.write(tmp_path / "silence.wav", np.zeros(16_000), 16_000)
+    with pytest.raises(AudioError, match="none of the files"):
+        evaluate(tmp_path, "--model", tiny_checkpoint, "--no-baselines", "-q")
+
+
+@pytest.mark.slow
+def test_the_script_with_two_processes_gives_the_same_figures(
+    evaluated, clip_folder, tiny_checkpoint, tmp_path
+):
+    command = [sys.executable, ROOT / "scripts" / "evaluate.py", clip_folder, "--no-baselines"]
+    command += ["--model", tiny_checkpoint, "--stages", "2,4,8", "--out", tmp_path, "--jobs", "2"]
+    done = subprocess.run(
+        [*map(str, command), "--no-cache"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"\d+/\d+ s of audio, \d\d:\d\d left", done.stderr)
+    first, again = (
+        json.loads((folder / "report.json").read_text())["clips"]
+        for folder in (evaluated.out, tmp_path)
+    )
+    for one, two in zip(first, again, strict=True):
+        for name, result in two["results"].items():
+            assert result["scores"] == pytest.approx(one["results"][name]["scores"], rel=1e-4)
