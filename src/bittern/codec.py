@@ -140,7 +140,8 @@ class Codec:
         frames = torch.tensor([self.config.frame_count(n) for n in lengths], device=self.device)
         if self.config.streamable:
             inside = torch.arange(longest, device=self.device) < self._column(lengths)
-            codes = self.model.encode(wav[..., :longest] * inside[:, None], stages)
+            wav = wav[..., :longest].masked_fill(~inside[:, None], 0.0)
+            codes = self.model.encode(wav, stages)
             counted = torch.arange(codes.shape[-1], device=self.device) < frames[:, None]
             return codes * counted[:, None]
         shape = (len(lengths), stages, self.config.frame_count(longest))
