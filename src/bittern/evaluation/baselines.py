@@ -192,8 +192,11 @@ def _run(tool: Tool, rate: str, clip: Clip, system: System, folder: Path) -> Cod
     source, out = folder / f"in{ending}", folder / f"out{ending}"
     code = folder / f"code{tool.suffix}"
     samples = soxr.resample(clip.samples, clip.sample_rate, wanted_rate)
-    raw = {"format": "RAW", "endian": "LITTLE"} if tool.raw else {}
-    sf.write(source, np.clip(samples, -1, 1 - 2**-15), wanted_rate, "PCM_16", **raw)
+    samples = np.clip(samples, -1, 1 - 2**-15)
+    if tool.raw:
+        source.write_bytes((samples * 32768).round().astype("<i2").tobytes())
+    else:
+        sf.write(source, samples, wanted_rate, "PCM_16")
     _shell(
         tool.command,
         {"in": source, "code": code, "out": out},
@@ -205,9 +208,7 @@ def _run(tool: Tool, rate: str, clip: Clip, system: System, folder: Path) -> Cod
         if not path.exists() or path.stat().st_size == 0:
             raise AudioError(f"no {path.name} was written")
     if tool.raw:
-        decoded = sf.read(
-            out, dtype="float32", samplerate=wanted_rate, channels=1, subtype="PCM_16", **raw
-        )[0]
+        decoded = np.fromfile(out, "<i2").astype(np.float32) / 32768
         decoded_rate = wanted_rate
     else:
         channels, decoded_rate = audio.read(out)

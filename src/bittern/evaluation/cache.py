@@ -22,7 +22,7 @@ from bittern.evaluation import scores
 from bittern.evaluation.clips import Clip
 from bittern.evaluation.systems import System
 
-_METRIC_PACKAGES = ("pesq", "pystoi", "visqol-python")
+METRIC_PACKAGES = ("pesq", "pystoi", "visqol-python")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Cache:
             codes = None
             if (folder / "codes.npy").exists():
                 codes = np.load(folder / "codes.npy", allow_pickle=False).astype(np.int64)
-            return Entry(**facts, samples=samples, codes=codes)
+            return Entry(**facts, samples=samples.astype(np.float32), codes=codes)
         except (OSError, ValueError, TypeError, sf.LibsndfileError):
             return None
 
@@ -91,4 +91,4 @@ def default_folder() -> Path:
 
 
 def _versions() -> list[str]:
-    return [f"{name} {metadata.version(name)}" for name in _METRIC_PACKAGES]
+    return [f"{name} {metadata.version(name)}" for name in METRIC_PACKAGES]

@@ -8,10 +8,12 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 import bittern
 from bittern.evaluation import codebooks, statistics
+from bittern.evaluation.cache import METRIC_PACKAGES
 from bittern.evaluation.clips import Clip, Rejected
 from bittern.evaluation.scores import METRICS
 from bittern.evaluation.systems import Family, System
@@ -61,6 +63,7 @@ class Report:
             "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
+            "packages": {name: metadata.version(name) for name in METRIC_PACKAGES},
             "metrics": [
                 {
                     "key": metric.key,

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -108,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         ModelError: a model cannot be loaded.
     """
     say = _silent if args.quiet else _to_stderr
+    _require_packages()
     if args.jobs < 1:
         raise ConfigError(f"--jobs is {args.jobs}; give 1 or more")
     models = [model_family(name, args.stages) for name in args.model or ["speech-16khz"]]
@@ -246,6 +248,14 @@ def _read(inputs: Sequence[Path], sample_rate: int) -> tuple[list[Clip], list[Re
         [entry for entry in read if isinstance(entry, Clip)],
         [entry for entry in read if isinstance(entry, Rejected)],
     )
+
+
+def _require_packages() -> None:
+    for package in cache.METRIC_PACKAGES:
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise ConfigError(f"{package} is not installed; pip install 'bittern[eval]'") from None
 
 
 def _tools(args: argparse.Namespace) -> tuple[list[ToolFamily], list[str]]:

@@ -59,8 +59,8 @@ def align(estimate: Samples, reference: Samples, sample_rate: int) -> Aligned:
     delay, strength = _best_shift(estimate, reference, longest)
     if strength < 0.3:
         step = max(sample_rate // 500, 1)
-        envelopes = [_envelope(signal, step) for signal in (estimate, reference)]
-        delay = _best_shift(*envelopes, longest // step)[0] * step
+        envelope, wanted = _envelope(estimate, step), _envelope(reference, step)
+        delay = _best_shift(envelope, wanted, longest // step)[0] * step
     shifted = estimate[delay:] if delay >= 0 else np.pad(estimate, (-delay, 0))
     shifted = shifted[: len(reference)]
     padded = np.pad(shifted, (0, len(reference) - len(shifted)))
@@ -92,8 +92,8 @@ def score(estimate: Samples, reference: Samples, sample_rate: int) -> Scores:
 def _pesq_wb(estimate: Samples, reference: Samples, sample_rate: int) -> float:
     from pesq import pesq
 
-    pair = [_resampled(signal, sample_rate, PESQ_RATE) for signal in (reference, estimate)]
-    return float(pesq(PESQ_RATE, *pair, "wb"))
+    original = _resampled(reference, sample_rate, PESQ_RATE)
+    return float(pesq(PESQ_RATE, original, _resampled(estimate, sample_rate, PESQ_RATE), "wb"))
 
 
 def _stoi(estimate: Samples, reference: Samples, sample_rate: int, *, extended: bool) -> float:
@@ -103,8 +103,9 @@ def _stoi(estimate: Samples, reference: Samples, sample_rate: int, *, extended: 
 
 
 def _visqol(estimate: Samples, reference: Samples, sample_rate: int) -> float:
-    pair = [_resampled(signal, sample_rate, PESQ_RATE) for signal in (reference, estimate)]
-    return float(_visqol_speech().measure_from_arrays(*pair, PESQ_RATE).moslqo)
+    original = _resampled(reference, sample_rate, PESQ_RATE)
+    decoded = _resampled(estimate, sample_rate, PESQ_RATE)
+    return float(_visqol_speech().measure_from_arrays(original, decoded, PESQ_RATE).moslqo)
 
 
 @functools.cache
