@@ -17,7 +17,6 @@ from bittern.bitstream import (
     Reader,
     Writer,
     pack,
-    trim,
     unpack,
 )
 from bittern.errors import FormatError
@@ -123,22 +122,6 @@ def test_fewer_stages_can_be_unpacked():
     chunk = Chunk(0, 9, 4, pack(codes, header))
     assert np.array_equal(unpack(chunk, header, 2), codes[:, :2])
     assert np.array_equal(unpack(chunk, header, 200), codes)
-
-
-@pytest.mark.parametrize("live", [False, True])
-@pytest.mark.parametrize("stages", [1, 2, 3, 4])
-def test_trimming_equals_writing_fewer_stages(stages: int, live: bool):
-    data, codes = example(20_000, live=live)
-    out = io.BytesIO()
-    trim(Reader(io.BytesIO(data), "x.btn"), out, stages, live=live)
-    expected = write_file(header_of(stages=stages), codes[:, :stages], 20_000, live=live)
-    assert out.getvalue() == expected
-
-
-def test_trimming_to_more_stages_than_there_are_is_refused():
-    data, _ = example()
-    with pytest.raises(ValueError, match="1 to 4"):
-        trim(Reader(io.BytesIO(data), "x.btn"), io.BytesIO(), 5)
 
 
 def test_overhead_of_a_minute_at_1500_bit_per_second_is_under_two_percent():

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -95,10 +97,15 @@ def test_streaming_equals_offline_at_any_length(model, length: int, size: int):
     torch.testing.assert_close(samples, model.decode(codes, length), rtol=0, atol=1e-5)
 
 
+@functools.cache
+def spectrum_model():
+    return make_model(CONFIGS["spectrum"])
+
+
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(sizes=st.lists(st.integers(0, 900), max_size=12), stages=st.integers(1, 6))
 def test_streaming_equals_offline_for_any_chunking(sizes: list[int], stages: int):
-    model = make_model(CONFIGS["spectrum"])
+    model = spectrum_model()
     wav = sounds(model, 4321)
     codes, samples = stream(model, wav, sizes, stages)
     assert torch.equal(codes, model.encode(wav, stages))

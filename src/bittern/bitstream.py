@@ -5,7 +5,7 @@ Layout, field by field, in docs/format.md:
     header (52 bytes) | chunk 0 | chunk 1 | ... | end chunk, only where the header has no length
 
 A chunk holds the codes of some seconds, stage behind stage, each stage from a whole byte on, so
-that `trim` lowers the bitrate by cutting payloads short. What the codes mean is the model's
+that cutting payloads short lowers the bitrate (`editing.py`). What the codes mean is the model's
 business (`transcode.py`); all that is needed to walk, check and trim a file is in its header.
 """
 
@@ -241,8 +241,8 @@ class Writer:
         self._file = file
         self._live = live
         self._start = 0 if live else file.tell()
-        self._index = 0
-        self._frames = 0
+        self._index: int = 0
+        self._frames: int = 0
         self._put(header.to_bytes())
 
     def write(self, codes: NDArray[np.int64]) -> None:
@@ -286,6 +286,7 @@ class Writer:
             self._file.seek(self._start)
             self._file.write(header.to_bytes())
             self._file.seek(0, 2)
+        self.header = header
         return header
 
     def _put(self, data: bytes) -> None:
@@ -432,36 +433,6 @@ def open_file(path: Path) -> Generator[BinaryIO, None, None]:
         raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
     with file:
         yield file
-
-
-def trim(reader: Reader, file: BinaryIO, stages: int, *, live: bool = False) -> Writer:
-    """Copy a file with its first `stages` stages only; what it writes equals compressing with them.
-
-    Args:
-        reader: the file, from its header on.
-        file: where to write.
-        stages: 1 up to the file's own.
-        live: as for `Writer`.
-
-    Returns:
-        The finished writer, which knows the header and the bytes written.
-
-    Raises:
-        ValueError: the file does not have that many stages.
-        FormatError: see `Reader`.
-    """
-    if not 1 <= stages <= reader.header.stages:
-        raise ValueError(f"got {stages} stages, {reader.name} has 1 to {reader.header.stages}")
-    writer = Writer(file, replace(reader.header, stages=stages), live=live)
-    for chunk in reader:
-        kept = min(stages, chunk.stages)
-        payload = chunk.payload[: reader.header.payload_bytes(chunk.frames, kept)]
-        writer.copy(Chunk(chunk.index, chunk.frames, kept, payload))
-    header = reader.header
-    assert header.samples is not None  # known at the end
-    assert header.source_samples is not None
-    writer.finish(header.samples, header.source_samples)
-    return writer
 
 
 def _clock(seconds: float) -> str:

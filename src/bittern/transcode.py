@@ -119,9 +119,7 @@ def compress_stream(
         if live:
             file.flush()
     if known not in (None, resampler.samples_in):
-        raise AudioError(
-            f"{source.name}: said {known} samples but had {resampler.samples_in}"
-        )
+        raise AudioError(f"{source.name}: said {known} samples but had {resampler.samples_in}")
     header = writer.finish(resampler.samples_out, resampler.samples_in)
     return _receipt(header, writer.bytes_written, time.perf_counter() - began)
 

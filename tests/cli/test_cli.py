@@ -87,7 +87,8 @@ def test_help_and_byte_level_commands_do_not_import_torch(here, tiny_codec):
         "import sys; sys.modules['torch'] = None\n"
         "from bittern.cli import main\n"
         "for argv in (['--help'], ['--version'], ['compress', '--help'], ['info', 'a.btn'],\n"
-        "             ['verify', 'a.btn'], ['trim', 'a.btn', 'b.btn', '--stages', '2']):\n"
+        "             ['verify', 'a.btn'], ['trim', 'a.btn', 'b.btn', '--stages', '2'],\n"
+        "             ['cut', 'a.btn', 'c.btn'], ['cat', 'a.btn', 'a.btn', '-o', 'd.btn']):\n"
         "    try:\n"
         "        assert main(argv) == 0\n"
         "    except SystemExit as stop:\n"
@@ -479,6 +480,43 @@ def test_trimming_equals_compressing_with_fewer_stages(here, run, model, option)
     )
     assert run("trim", "a.btn", "a.btn", "--stages", "2", "-f")[0] == USAGE
     assert names(here) == {"a.wav", "a.btn", "b.btn", "c.btn"}
+
+
+def test_cutting_and_joining_give_files_that_decompress(here, run, model):
+    write_wav(here / "a.wav", 32_000, 1, 16_000)
+    run("compress", "a.wav", "--chunk-seconds", "0.5", *model)  # chunks of 32 frames, 0.64 s
+    code, _, err = run("cut", "a.btn", "b.btn", "--start", "0.7", "--duration", "0.5")
+    assert code == 0
+    assert err.startswith("a.btn -> b.btn: 0.64 s from 0.64 s on, ")
+    run("decompress", "a.btn", "a2.wav", *model)
+    run("decompress", "b.btn", *model)
+    whole, part = sf.read("a2.wav")[0], sf.read("b.wav")[0]
+    assert len(part) == 10_240
+    # behind the receptive field of the networks, which start from silence at the cut
+    np.testing.assert_allclose(part[6_400:], whole[10_240 + 6_400 : 20_480], atol=2 / 32768)
+    code, _, err = run("cat", "b.btn", "b.btn", "-o", "c.btn")
+    assert code == 0
+    assert err.startswith("2 files -> c.btn: 1.30 s, ")
+    assert run("decompress", "c.btn", *model)[0] == 0
+    assert run("cut", "a.btn", "d.btn", "--start", "9") == (
+        DAMAGED,
+        "",
+        "bittern: a.btn: has no audio from chunk 15 on\n",
+    )
+    assert run("cat", "a.btn", "b.btn", "-o", "a.btn", "-f")[0] == USAGE
+    assert not (here / "d.btn").exists()
+
+
+def test_a_folder_that_may_not_be_written_to_is_one_line(here, run, model):
+    write_wav(here / "a.wav", 1_000)
+    (here / "locked").mkdir(mode=0o555)
+    if os.access(here / "locked", os.W_OK):
+        pytest.skip("this user may write anywhere")
+    assert run("compress", "a.wav", "locked/a.btn", *model) == (
+        USAGE,
+        "",
+        "bittern: locked/a.btn: cannot be written (Permission denied)\n",
+    )
 
 
 def test_evaluate_is_there(run):

@@ -1,6 +1,6 @@
 """The `bittern` command: parse, call, print. Data goes to standard output, talk to standard error.
 
-`--help`, `--version`, `info`, `trim` and `verify` work without torch, which is imported late.
+`--help`, `--version`, `info`, `verify`, `trim`, `cut` and `cat` work without torch, which is imported late.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import bittern
 from bittern.cli.coding import add_compress, add_decompress
-from bittern.cli.container import add_info, add_trim, add_verify
+from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_verify
 from bittern.cli.options import Parser, report
 from bittern.errors import CodecError
 
@@ -42,7 +42,7 @@ def _parser(argv: list[str]) -> ArgumentParser:
         prog="bittern",
         description="A neural audio codec for files and pipes.",
         epilog="Exit codes: 0 done, 1 usage or output, 2 bad input audio, 3 model missing or not "
-        "the file's, 4 damaged .btn file.",
+        "the file's, 4 .btn file missing or damaged.",
     )
     parser.add_argument("--version", action="version", version=f"bittern {bittern.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -51,6 +51,8 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_info(commands)
     add_verify(commands)
     add_trim(commands)
+    add_cut(commands)
+    add_cat(commands)
     evaluate = commands.add_parser("evaluate", help="score codecs on a folder of audio")
     evaluate.set_defaults(verbose=0)
     if argv[:1] == ["evaluate"]:  # what it needs is heavy, and an extra

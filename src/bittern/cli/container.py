@@ -1,13 +1,15 @@
-"""`bittern info`, `verify` and `trim`: what needs a file's bytes only. No torch here."""
+"""`bittern info`, `verify`, `trim`, `cut` and `cat`: what needs a file's bytes only. No torch here."""
 
 import argparse
 import json
+import math
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from bittern import bitstream
-from bittern.cli.options import Commands, add_command, add_rate, report
+from bittern import bitstream, editing
+from bittern.cli.options import Commands, add_command, add_rate, report, seconds
 from bittern.cli.ports import PIPE, label, open_input, open_output, refuse_unsafe
 from bittern.errors import CodecError, ConfigError
 
@@ -100,11 +102,76 @@ def _trim(args: argparse.Namespace) -> int:
             )
         with open_output(args.output) as out:
             live = args.output == PIPE or not out.seekable()
-            writer = bitstream.trim(reader, out, stages, live=live)
+            writer = editing.trim(reader, out, stages, live=live)
     if not args.quiet:
         print(
             f"{label(args.input)} -> {label(args.output, out=True)}: {header.stages} -> {stages} "
             f"stages, {reader.bytes_read} -> {writer.bytes_written} bytes",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def add_cut(commands: Commands) -> None:
+    command = add_command(
+        commands, "cut", _cut, "cut a span out of a .btn file, on chunk borders, without a model"
+    )
+    command.add_argument("input", metavar="IN")
+    command.add_argument("output", metavar="OUT")
+    command.add_argument("--start", type=seconds, default=0.0, metavar="S", help="seconds")
+    command.add_argument("--duration", type=seconds, metavar="S", help="default: to the end")
+    command.add_argument("-f", "--force", action="store_true", help="overwrite an existing file")
+
+
+def _cut(args: argparse.Namespace) -> int:
+    refuse_unsafe(args.input, args.output, force=args.force)
+    with open_input(args.input) as file:
+        reader = bitstream.Reader(file, label(args.input))
+        each = reader.header.seconds(reader.header.chunk_frames)
+        first = int(args.start / each + 1e-9)
+        end = None
+        if args.duration is not None:
+            end = max(math.ceil((args.start + args.duration) / each - 1e-9), first + 1)
+        with open_output(args.output) as out:
+            live = args.output == PIPE or not out.seekable()
+            writer = editing.cut(reader, out, first, end, live=live)
+    if not args.quiet:
+        header = writer.header
+        length = (header.source_samples or 0) / header.source_rate
+        print(
+            f"{label(args.input)} -> {label(args.output, out=True)}: {length:.2f} s from "
+            f"{first * each:.2f} s on, {writer.bytes_written} bytes",
+            file=sys.stderr,
+        )
+    return 0
+
+
+def add_cat(commands: Commands) -> None:
+    command = add_command(
+        commands, "cat", _cat, "join .btn files of one model and bitrate, without a model"
+    )
+    command.add_argument("files", nargs="+", metavar="FILE")
+    command.add_argument("-o", "--output", required=True, metavar="OUT")
+    command.add_argument("-f", "--force", action="store_true", help="overwrite an existing file")
+
+
+def _cat(args: argparse.Namespace) -> int:
+    for name in args.files:
+        refuse_unsafe(name, args.output, force=args.force)
+    with ExitStack() as stack:
+        readers = [
+            bitstream.Reader(stack.enter_context(open_input(name)), label(name))
+            for name in args.files
+        ]
+        with open_output(args.output) as out:
+            live = args.output == PIPE or not out.seekable()
+            writer = editing.cat(readers, out, live=live)
+    if not args.quiet:
+        header = writer.header
+        length = (header.source_samples or 0) / header.source_rate
+        print(
+            f"{len(readers)} files -> {label(args.output, out=True)}: {length:.2f} s, "
+            f"{writer.bytes_written} bytes",
             file=sys.stderr,
         )
     return 0

@@ -1,0 +1,155 @@
+"""Changing `.btn` files as bytes: fewer stages, a span of one, several as one. No model, no torch.
+
+Everything streams: the source is read once and forwards, and memory stays the same at any length.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import BinaryIO
+
+import numpy as np
+
+from bittern.bitstream import Chunk, Header, Reader, Writer, unpack
+from bittern.errors import FormatError
+
+
+def trim(reader: Reader, file: BinaryIO, stages: int, *, live: bool = False) -> Writer:
+    """Copy a file with its first `stages` stages only; what it writes equals compressing with them.
+
+    Args:
+        reader: the file, from its header on.
+        file: where to write.
+        stages: 1 up to the file's own.
+        live: as for `Writer`.
+
+    Returns:
+        The finished writer, which knows the header and the bytes written.
+
+    Raises:
+        ValueError: the file does not have that many stages.
+        FormatError: see `Reader`.
+    """
+    if not 1 <= stages <= reader.header.stages:
+        raise ValueError(f"got {stages} stages, {reader.name} has 1 to {reader.header.stages}")
+    writer = Writer(file, replace(reader.header, stages=stages), live=live)
+    for chunk in reader:
+        kept = min(stages, chunk.stages)
+        payload = chunk.payload[: reader.header.payload_bytes(chunk.frames, kept)]
+        writer.copy(Chunk(chunk.index, chunk.frames, kept, payload))
+    header = reader.header
+    assert header.samples is not None  # known at the end
+    assert header.source_samples is not None
+    writer.finish(header.samples, header.source_samples)
+    return writer
+
+
+def cut(
+    reader: Reader, file: BinaryIO, first: int, end: int | None, *, live: bool = False
+) -> Writer:
+    """Copy the audio of the chunks from `first` up to but not including `end` (None: to the last).
+
+    The decoder starts from silence at the cut, so that its first frames differ a little from those
+    of the whole file; the last frames of a lapped transform are taken from the chunk behind.
+
+    Args:
+        reader: the file, from its header on; read no further than needed.
+        file: where to write.
+        first: index of the first chunk.
+        end: index behind the last chunk, above `first`.
+        live: as for `Writer`.
+
+    Raises:
+        FormatError: there is no audio from chunk `first` on; and see `Reader`.
+    """
+    header = reader.header
+    writer = Writer(file, replace(header, samples=None, source_samples=None), live=live)
+    samples: int | None = None
+    frames = 0
+    for chunk in reader:
+        if end is not None and chunk.index == end:
+            samples = frames * header.hop_length
+            surplus = unpack(chunk, header)[..., : header.extra_frames]
+            if surplus.shape[-1]:
+                writer.write(surplus)
+                frames += surplus.shape[-1]
+            break
+        if chunk.index >= first:
+            writer.copy(replace(chunk, index=chunk.index - first))
+            frames += chunk.frames
+    if samples is None:  # up to the end, where the header knows the length
+        start = first * header.chunk_frames * header.hop_length
+        samples = (reader.header.samples or 0) - start
+    if samples <= 0:
+        raise FormatError(f"{reader.name}: has no audio from chunk {first + 1} on")
+    _finish(writer, frames, samples)
+    return writer
+
+
+def cat(readers: Sequence[Reader], file: BinaryIO, *, live: bool = False) -> Writer:
+    """Copy the audio of several files, one behind the other.
+
+    A file's last frame is filled up with silence, and so there are up to two frames of it (40 ms at
+    50 frames a second) at each joint.
+
+    Args:
+        readers: one or more files of the same model, rates and stages.
+        file: where to write.
+        live: as for `Writer`.
+
+    Raises:
+        FormatError: a file does not fit the first; and see `Reader`.
+    """
+    header = _unknown_length(readers[0].header)
+    for reader in readers[1:]:
+        _check_same(reader, header, readers[0].name)
+    writer = Writer(file, header, live=live)
+    pending = np.zeros((header.streams, header.stages, 0), np.int64)
+    frames = samples = 0
+    for reader in readers:
+        before = frames
+        for codes in _whole_stages(reader):
+            pending = np.concatenate([pending, codes], axis=2)
+            frames += codes.shape[2]
+            while pending.shape[2] >= header.chunk_frames:
+                writer.write(pending[..., : header.chunk_frames])
+                pending = pending[..., header.chunk_frames :]
+        if frames > before:
+            samples = before * header.hop_length + (reader.header.samples or 0)
+    if pending.shape[2]:
+        writer.write(pending)
+    _finish(writer, frames, samples)
+    return writer
+
+
+def _unknown_length(header: Header) -> Header:
+    return replace(header, samples=None, source_samples=None)
+
+
+def _check_same(reader: Reader, header: Header, name: str) -> None:
+    own = _unknown_length(reader.header)
+    if replace(own, chunk_frames=header.chunk_frames) == header:
+        return
+    for field in ("fingerprint", "source_rate", "source_channels", "streams", "stages"):
+        got, expected = getattr(own, field), getattr(header, field)
+        if got != expected:
+            raise FormatError(f"{reader.name}: has {field} {got}, but {name} has {expected}")
+    raise FormatError(f"{reader.name}: its header does not fit that of {name}")
+
+
+def _whole_stages(reader: Reader) -> Iterable[np.ndarray]:
+    for chunk in reader:
+        if chunk.stages != reader.header.stages:
+            raise FormatError(f"{reader.name}: its chunks have different numbers of stages")
+        yield unpack(chunk, reader.header)
+
+
+def _finish(writer: Writer, frames: int, samples: int) -> None:
+    """Finish with `samples` samples at the model's rate, or as near as the source's rate allows."""
+    header = writer.header
+    source_samples = samples * header.source_rate // header.sample_rate
+    for candidate in (source_samples, source_samples + 1):
+        samples = -(-candidate * header.sample_rate // header.source_rate)
+        counted = replace(header, samples=samples, source_samples=candidate)
+        if counted.frames == frames:
+            break
+    writer.finish(samples, candidate)
