@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
             codebooks=_codebook_reports(models, outcomes),
             rejected=rejected,
             missing=missing,
-            command=shlex.join(["bittern", *sys.argv[1:]]),
+            command=shlex.join(["bittern", *map(_without_folders, sys.argv[1:])]),
         )
         _write(made, Cache(folder), args)
     _tell(made, outcomes, args.out, say)
@@ -316,6 +316,12 @@ def _renamed(model: ModelFamily) -> ModelFamily:
     """Models of one name, told apart by their folders."""
     name = f"{model.name} ({model.folder.name}, {model.fingerprint[:6]})"
     return dataclasses.replace(model, name=name)
+
+
+def _without_folders(argument: str) -> str:
+    """An argument that is a path, by its last part: where things lie is nobody else's business."""
+    path = Path(argument)
+    return path.name if path.is_absolute() or path.exists() else argument
 
 
 def _integers(text: str) -> list[int]:

@@ -21,9 +21,9 @@ function html(name, properties = {}, ...children) {
 /** Rate-distortion curves of one metric: kbit/s on a logarithmic axis, intervals as bars. */
 function drawCurves(holder, report, metric, colours) {
   const narrow = window.matchMedia("(max-width: 40rem)").matches;
-  const size = { width: 900, height: narrow ? 720 : 420 };
+  const size = narrow ? { width: 540, height: 480 } : { width: 900, height: 420 };
   const edge = narrow
-    ? { left: 78, right: 20, top: 24, bottom: 72 }
+    ? { left: 50, right: 14, top: 18, bottom: 56 }
     : { left: 56, right: 20, top: 18, bottom: 48 };
   const shown = report.systems.filter((s) => s.scores[metric.key] && s.kbps > 0);
   holder.replaceChildren();
@@ -47,7 +47,7 @@ function drawCurves(holder, report, metric, colours) {
     const at = x(2 ** power);
     picture.append(
       svg("line", { class: "grid", x1: at, x2: at, y1: edge.top, y2: size.height - edge.bottom }),
-      svg("text", { x: at, y: size.height - edge.bottom + (narrow ? 28 : 18), "text-anchor": "middle" }, String(2 ** power)),
+      svg("text", { x: at, y: size.height - edge.bottom + (narrow ? 21 : 18), "text-anchor": "middle" }, String(2 ** power)),
     );
   }
   for (const value of niceTicks(bottom, top)) {
@@ -57,7 +57,7 @@ function drawCurves(holder, report, metric, colours) {
     );
   }
   picture.append(svg("text", {
-    x: edge.left + inner.width / 2, y: size.height - (narrow ? 12 : 8), "text-anchor": "middle",
+    x: edge.left + inner.width / 2, y: size.height - (narrow ? 10 : 8), "text-anchor": "middle",
   }, "measured kbit/s"));
 
   const tip = svg("g", { class: "tip", visibility: "hidden" });
@@ -66,6 +66,7 @@ function drawCurves(holder, report, metric, colours) {
     if (!points.length) continue;
     const model = points[0].is_model;
     picture.append(svg("polyline", {
+      class: "curve",
       points: points.map((s) => `${x(s.kbps)},${y(s.scores[metric.key].mean)}`).join(" "),
       fill: "none", stroke: colour, "stroke-width": model ? 3.5 : 2, "stroke-dasharray": model ? "none" : "6 4",
     }));
@@ -79,7 +80,7 @@ function drawCurves(holder, report, metric, colours) {
     const at = { x: x(system.kbps), y: y(score.mean) };
     const said = `${system.name}: ${score.mean.toFixed(metric.decimals)} `
       + `(${score.low.toFixed(metric.decimals)} to ${score.high.toFixed(metric.decimals)}) at ${system.kbps.toFixed(2)} kbit/s`;
-    const group = svg("g", { class: "point", tabindex: "0", "aria-label": said });
+    const group = svg("g", { class: "point curve", tabindex: "0", "aria-label": said });
     group.append(
       svg("line", { x1: at.x, x2: at.x, y1: y(score.low), y2: y(score.high), stroke: colour, "stroke-width": 1.5 }),
       svg("circle", { cx: at.x, cy: at.y, r: radius, fill: colour }),
@@ -87,8 +88,8 @@ function drawCurves(holder, report, metric, colours) {
     );
     const show = () => {
       const lines = said.split(": ");
-      const width = Math.max(...lines.map((line) => line.length)) * (narrow ? 11.5 : 7) + 20;
-      const step = narrow ? 28 : 18;
+      const width = Math.max(...lines.map((line) => line.length)) * (narrow ? 9 : 7) + 20;
+      const step = narrow ? 22 : 18;
       const corner = {
         x: Math.min(Math.max(at.x - width / 2, 4), size.width - width - 4),
         y: at.y > size.height / 2 ? at.y - 2 * step - 34 : at.y + 18,
