@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from encodec import EncodecModel
+from encodec.model import EncodecModel
 
 import bittern
 

@@ -9,6 +9,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -140,7 +141,8 @@ def read_config(folder: Path) -> CodecConfig:
 def folded_state(model: torch.nn.Module) -> dict[str, Tensor]:
     """The state dict with every weight-normed weight as its product; the model is not changed."""
     state = {k: v.detach() for k, v in model.state_dict().items() if ".parametrizations." not in k}
-    return state | {key: module.weight.detach() for key, module in _normed(model).items()}
+    products = {key: cast(Tensor, module.weight) for key, module in _normed(model).items()}
+    return state | {key: product.detach() for key, product in products.items()}
 
 
 def fold_weight_norm(model: torch.nn.Module) -> None:

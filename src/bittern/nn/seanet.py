@@ -91,13 +91,9 @@ def damp_last_layer(network: nn.Sequential, factor: float) -> None:
     """Scale the last layer down, so that a linear path beside the network leads at the start."""
     last = network[-1]
     assert isinstance(last, Conv1d | ConvTranspose1d)
-    conv = last.conv
     with torch.no_grad():
-        if hasattr(conv, "parametrizations"):
-            conv.parametrizations.weight.original0.mul_(factor)  # weight norm's magnitudes
-        else:
-            conv.weight.mul_(factor)
-        conv.bias.mul_(factor)
+        for parameter in last.conv.parameters():  # scaling weight norm's directions does nothing
+            parameter.mul_(factor)
 
 
 def _units(level: int, config: NetworkConfig) -> list[nn.Module]:

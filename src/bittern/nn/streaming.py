@@ -20,7 +20,8 @@ class StatefulModule(nn.Module):
 class Stack(nn.Sequential):
     """Layers one behind the other; those with a memory are handed the state."""
 
-    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+    def forward(self, input: Tensor, state: StreamState | None = None) -> Tensor:
+        x = input
         for layer in self:
             x = layer(x, state) if isinstance(layer, (StatefulModule, Stack)) else layer(x)
         return x

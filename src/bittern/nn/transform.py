@@ -42,7 +42,7 @@ class LinearTransform(StatefulModule):
         self.synthesis = ConvTranspose1d(coefficients, 1, span, stride=hop)
         for layer in (self.analysis.conv, self.synthesis.conv):
             del layer.weight
-            layer.bias = None
+            layer.register_parameter("bias", None)
         self.set_basis(basis)
 
     def set_basis(self, basis: Tensor) -> None:
