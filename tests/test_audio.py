@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import soxr
-from conftest import make_sound
+from synthetic import make_sound
 
 from bittern import audio, wav
 from bittern.audio import Resampler, array_stream, resampled_length

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from conftest import make_model, make_sound
+from synthetic import make_model, make_sound
 from test_bitstream import damaged_copies
 
 import bittern

@@ -3,9 +3,9 @@ import functools
 import numpy as np
 import pytest
 import torch
-from conftest import make_model, make_sound
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import make_model, make_sound
 
 from bittern.config import CodecConfig, LinearPath, NetworkConfig, NetworkInput, QuantizerConfig
 from bittern.stream import StreamingDecoder, StreamingEncoder

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from conftest import make_sound
+from synthetic import make_sound
 
 import bittern
 from bittern import audio

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bittern
-from bittern import bitstream, checkpoint
+from bittern import bitstream, checkpoint, editing, editing
 from bittern.evaluation.clips import Clip
 
 
@@ -136,7 +136,7 @@ def model_family(name_or_folder: str, stages: Sequence[int] | None) -> ModelFami
 def trimmed(data: bytes, stages: int) -> bytes:
     """A `.btn` file cut to its first stages."""
     out = io.BytesIO()
-    bitstream.trim(bitstream.Reader(io.BytesIO(data), "codec"), out, stages)
+    editing.trim(bitstream.Reader(io.BytesIO(data), "codec"), out, stages)
     return out.getvalue()
 
 
