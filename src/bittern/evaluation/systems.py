@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bittern
-from bittern import bitstream, checkpoint, editing, editing
+from bittern import bitstream, checkpoint, editing
 from bittern.evaluation.clips import Clip
 
 
