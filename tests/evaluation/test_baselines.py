@@ -3,9 +3,11 @@
 import re
 import shutil
 import subprocess
+import warnings
 
 import pytest
 import soundfile as sf
+import torch
 
 from bittern.errors import ConfigError, FormatError
 from bittern.evaluation import baselines, payload
@@ -43,7 +45,15 @@ def test_a_name_gives_its_default_rates_and_a_list_gives_those():
 
 @pytest.mark.parametrize(
     "text",
-    ["vorbis", "opus=", "opus=fast", "opus=-6", "name enc {in} {code} {out}", "x: enc {in} {code}"],
+    [
+        "vorbis",
+        "opus=",
+        "opus=fast",
+        "opus=-6",
+        "encodec=5",
+        "name enc {in} {code} {out}",
+        "x: enc {in} {code}",
+    ],
 )
 def test_what_cannot_be_a_baseline_is_refused(text):
     with pytest.raises(ConfigError, match="baseline"):
@@ -52,14 +62,11 @@ def test_what_cannot_be_a_baseline_is_refused(text):
 
 def test_a_missing_program_is_named_with_the_package_that_has_it(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    said = baselines.report_missing(baselines.parse("opus"))
-    assert (
-        said
-        == "Opus: opusenc and opusdec not found on the PATH; install Debian's package opus-tools"
-    )
-    said = baselines.report_missing(
-        baselines.parse("mine: nothing-here {in} {code} && cat {code} {out}")
-    )
+    said = baselines.parse("opus").missing
+    assert said is not None
+    assert "opusenc and opusdec not found" in said
+    assert "Debian's package opus-tools" in said
+    said = baselines.parse("mine: nothing-here {in} {code} && cat {code} {out}").missing
     assert said == "mine: nothing-here and cat not found on the PATH"
 
 
@@ -189,3 +196,30 @@ def test_codec_2_takes_its_nominal_rate(clip):
         score(align(found.samples, clip.samples, RATE).samples, clip.samples, RATE).values["stoi"]
         > 0.7
     )
+
+
+def test_encodec_without_weights_says_where_they_belong(tmp_path, monkeypatch):
+    pytest.importorskip("encodec", reason="encodec is not installed")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    said = baselines.parse("encodec").missing
+    assert said is not None
+    assert "encodec_24khz-d7cc33bc.th" in said
+    assert str(tmp_path) in said
+
+
+@pytest.mark.peers
+def test_encodec_is_run_with_weights_at_hand_and_its_bytes_are_counted(clip, tmp_path, monkeypatch):
+    encodec = pytest.importorskip("encodec", reason="encodec is not installed")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its older weight norm
+        model = encodec.EncodecModel.encodec_model_24khz(pretrained=False)
+    path = tmp_path / "hub" / "checkpoints" / "encodec_24khz-d7cc33bc.th"
+    path.parent.mkdir(parents=True)
+    torch.save(model.state_dict(), path)
+    second = Clip("second", clip.samples[:RATE], RATE)
+    low, high = coded("encodec=1.5,6", second)
+    assert (low.payload_bytes, high.payload_bytes) == (75 * 2 * 10 // 8 + 1, 75 * 8 * 10 // 8)
+    assert 40 < low.file_bytes - low.payload_bytes < 80
+    assert len(high.samples) == RATE
+    assert high.system.name == "EnCodec 24 kHz 6 kbit/s"

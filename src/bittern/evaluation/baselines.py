@@ -20,6 +20,8 @@ from bittern import audio
 from bittern.errors import AudioError, ConfigError, FormatError
 from bittern.evaluation import payload
 from bittern.evaluation.clips import Clip
+from bittern.evaluation.peers import RATES as ENCODEC_RATES
+from bittern.evaluation.peers import EncodecFamily
 from bittern.evaluation.systems import Coded, CodingFailure, System
 
 TIMEOUT_SECONDS = 300  # for one clip
@@ -112,6 +114,16 @@ class ToolFamily:
         return self.tool.label
 
     @property
+    def missing(self) -> str | None:
+        """What to say when its programs are not all on the PATH; None when they are."""
+        missing = self.tool.missing
+        if not missing:
+            return None
+        package = self.tool.package
+        advice = f"; install Debian's package {package}" if package else ""
+        return f"{self.name}: {' and '.join(missing)} not found on the PATH{advice}"
+
+    @property
     def systems(self) -> tuple[System, ...]:
         return tuple(
             System(
@@ -133,7 +145,7 @@ class ToolFamily:
                     yield CodingFailure(system, str(error).replace(folder, "").strip())
 
 
-def parse(text: str) -> ToolFamily:
+def parse(text: str) -> ToolFamily | EncodecFamily:
     """A family from the command line: `opus`, `opus=6,12` or `'name: enc {in} {code} && ...'`.
 
     Raises:
@@ -154,26 +166,21 @@ def parse(text: str) -> ToolFamily:
             raise ConfigError(f"baseline {text!r}: {error}") from None
         return ToolFamily(tool, (), version=" ".join(programs))
     name, equals, listed = text.partition("=")
-    if name not in TOOLS:
+    if name not in (*TOOLS, "encodec"):
         raise ConfigError(
-            f"baseline {name!r} is not known; give {', '.join(TOOLS)} or "
+            f"baseline {name!r} is not known; give {', '.join(TOOLS)}, encodec or "
             "'name: enc {in} {code} && dec {code} {out}'"
         )
-    tool = TOOLS[name]
-    rates = tuple(rate.strip() for rate in listed.split(",")) if equals else tool.rates
-    for rate in rates:
+    given = tuple(rate.strip() for rate in listed.split(",")) if equals else None
+    for rate in given or ():
         if not rate.replace(".", "", 1).isdigit() or float(rate) <= 0:
             raise ConfigError(f"baseline {text!r}: {rate!r} is not a rate in kbit/s")
-    return ToolFamily(tool, rates, version=_debian_version(tool.package))
-
-
-def report_missing(family: ToolFamily) -> str | None:
-    """What to say when the family's programs are not all on the PATH; None when they are."""
-    missing = family.tool.missing
-    if not missing:
-        return None
-    advice = f"; install Debian's package {family.tool.package}" if family.tool.package else ""
-    return f"{family.name}: {' and '.join(missing)} not found on the PATH{advice}"
+    if name == "encodec":
+        if given and not set(given) <= set(ENCODEC_RATES):
+            raise ConfigError(f"baseline {text!r}: EnCodec has {', '.join(ENCODEC_RATES)} kbit/s")
+        return EncodecFamily(given or ENCODEC_RATES)
+    tool = TOOLS[name]
+    return ToolFamily(tool, given or tool.rates, version=_debian_version(tool.package))
 
 
 @functools.cache

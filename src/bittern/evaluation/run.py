@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from bittern.errors import AudioError, CodecError, ConfigError
 from bittern.evaluation import baselines, cache, clips, codebooks, page, plots, report, scores
-from bittern.evaluation.baselines import TOOLS, ToolFamily
+from bittern.evaluation.baselines import TOOLS
 from bittern.evaluation.cache import Cache, Entry
 from bittern.evaluation.clips import Clip, Rejected
 from bittern.evaluation.report import Report, Result
@@ -78,9 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME[=KBPS,...]",
-        help=f"{', '.join(TOOLS)}, such as opus=6,12, or any command: "
+        help=f"{', '.join(TOOLS)}, encodec, such as opus=6,12, or any command: "
         "'name: enc {in} {code} && dec {code} {out}'; may be given several times "
-        "(default: all four at low rates)",
+        "(default: the first four at low rates)",
     )
     parser.add_argument("--no-baselines", action="store_true", help="evaluate the model only")
     parser.add_argument(
@@ -258,7 +258,7 @@ def _require_packages() -> None:
             raise ConfigError(f"{package} is not installed; pip install 'bittern[eval]'") from None
 
 
-def _tools(args: argparse.Namespace) -> tuple[list[ToolFamily], list[str]]:
+def _tools(args: argparse.Namespace) -> tuple[list[Family], list[str]]:
     """The baselines that can run, and what to say of those that cannot."""
     asked = [] if args.no_baselines else args.baseline or list(TOOLS)
     families = [baselines.parse(text) for text in asked]
@@ -266,9 +266,8 @@ def _tools(args: argparse.Namespace) -> tuple[list[ToolFamily], list[str]]:
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"baseline {name!r} is given twice; give its rates as one list")
-    reasons = {family.name: baselines.report_missing(family) for family in families}
-    usable = [family for family in families if reasons[family.name] is None]
-    return usable, [reason for reason in reasons.values() if reason]
+    usable: list[Family] = [family for family in families if family.missing is None]
+    return usable, [family.missing for family in families if family.missing]
 
 
 def _codebook_reports(
