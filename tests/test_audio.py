@@ -238,7 +238,13 @@ def test_streams_that_are_not_wav_are_clear_errors(damage, message):
     assert message in str(caught.value)
 
 
-def test_a_wav_too_long_for_its_header_is_refused():
+def test_a_wav_too_long_for_its_header_is_refused_before_the_work(tmp_path):
+    with (
+        pytest.raises(AudioError, match=r"do not fit a WAV file"),
+        audio.create_audio(tmp_path / "a.wav", 16_000, 2, samples=2**31),
+    ):
+        pytest.fail("it began")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(AudioError, match=r"do not fit a WAV file; write \.flac"):
         wav.header_bytes(wav.Encoding(16_000, 2), 2**31)
 

@@ -244,8 +244,16 @@ class PcmWriter:
 
 
 @contextmanager
-def create_audio(path: Path, sample_rate: int, channels: int) -> Generator[BlockWriter, None, None]:
+def create_audio(
+    path: Path, sample_rate: int, channels: int, *, samples: int | None = None
+) -> Generator[BlockWriter, None, None]:
     """Write a file, which appears whole or not at all: 16-bit .wav or .flac, or .ogg.
+
+    Args:
+        path: whose suffix says the format.
+        sample_rate: Hz.
+        channels: of the blocks to come.
+        samples: how many will come, if known, so that too many are refused before the work.
 
     Raises:
         AudioError: no such format, or more samples than it holds.
@@ -254,7 +262,7 @@ def create_audio(path: Path, sample_rate: int, channels: int) -> Generator[Block
     suffix = path.suffix.lower()
     if suffix == ".wav":
         with atomic_file(path) as file:
-            writer = PcmWriter(file, sample_rate, channels, samples=None)
+            writer = PcmWriter(file, sample_rate, channels, samples=samples)
             yield writer
             if file.seekable():
                 writer.correct()
@@ -298,6 +306,7 @@ def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
     Raises:
         AudioError, CodecError: see `create_audio`.
     """
-    with create_audio(path, sample_rate, samples.shape[0]) as file:
+    channels, count = samples.shape
+    with create_audio(path, sample_rate, channels, samples=count) as file:
         for block in array_stream(samples, sample_rate).blocks:
             file.write(block)

@@ -282,7 +282,8 @@ class Codec:
         refuse_same_file(Path(source), Path(target))
         with bitstream.open_file(Path(source)) as file:
             stream = self.decompress_stream(file, str(source), stages=stages)
-            with audio.create_audio(Path(target), stream.sample_rate, stream.channels) as out:
+            rate, channels = stream.sample_rate, stream.channels
+            with audio.create_audio(Path(target), rate, channels, samples=stream.samples) as out:
                 for block in stream.blocks:
                     out.write(block)
         return stream.receipt()

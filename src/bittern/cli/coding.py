@@ -124,14 +124,13 @@ def _decompress_one(codec: "Codec", source: str, target: str, args: argparse.Nam
 
     with open_input(source) as file:
         stream = codec.decompress_stream(file, label(source), stages=args.stages)
-        rate, channels = stream.sample_rate, stream.channels
+        rate, channels, samples = stream.sample_rate, stream.channels, stream.samples
         if target != PIPE:
-            with audio.create_audio(Path(target), rate, channels) as out:
+            with audio.create_audio(Path(target), rate, channels, samples=samples) as out:
                 for block in stream.blocks:
                     out.write(block)
         else:
             with open_output(target) as pipe:
-                samples = stream.samples
                 out = audio.PcmWriter(pipe, rate, channels, samples=samples, raw=args.raw)
                 for block in stream.blocks:
                     out.write(block)
