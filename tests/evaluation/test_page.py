@@ -1,8 +1,11 @@
 """The page in a real browser: players in step, blind tests by keyboard, nothing requested."""
 
+import functools
+import http.server
 import json
 import re
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -129,6 +132,23 @@ def test_switching_keeps_the_place_and_runs_on(opened):
     wait(opened, f"player.place > {place} + 0.1 || player.place < {place}")
 
 
+def test_a_press_into_a_spectrogram_plays_that_version_from_there(opened):
+    for version in (2, 3):  # the first press while nothing plays, the second while playing
+        place = opened.execute_async_script(
+            """
+            const [version, done] = arguments;
+            const picture = rows[version].querySelector(".picture");
+            const box = picture.getBoundingClientRect();
+            const at = { bubbles: true, clientX: box.left + box.width / 2 };
+            picture.dispatchEvent(new MouseEvent("click", at));
+            setTimeout(() => done(player.place / player.duration), 100);
+            """,
+            version,
+        )
+        assert 0.45 < place < 0.8
+        wait(opened, f"player.playing && player.levels[{version}] === 1")
+
+
 def test_keys_play_switch_and_move(opened):
     from selenium.webdriver import Keys
 
@@ -232,6 +252,33 @@ def test_a_phone_needs_no_sideways_scrolling(opened):
         assert opened.execute_script("return document.documentElement.scrollWidth") == 390
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_audio_beside_the_page_plays_over_http(
+    browser, evaluate, clip_folder, cache_folder, tiny_checkpoint, tmp_path
+):
+    evaluate(
+        *(clip_folder / "one.wav", "--model", tiny_checkpoint, "--stages", "2,4,8", "-q"),
+        *("--no-baselines", "--cache", cache_folder, "--out", tmp_path, "--jobs", "1"),
+        *("--page-files", "--page-audio", "opus", "--page-seconds", "1"),
+    )
+    names = sorted(path.name for path in (tmp_path / "audio").iterdir())
+    assert names == ["0-1.opus", "0-2.opus", "0.opus"]
+    handler = functools.partial(QuietHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser.get(f"http://127.0.0.1:{server.server_port}/index.html")
+        wait(browser, "player.buffers.length === 3")
+        assert abs(browser.execute_script("return player.duration") - 1) < 0.03
+        browser.execute_script("player.play(1)")
+        wait(browser, "player.playing")
+        browser.get("about:blank")
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        del format, args
 
 
 def start_blind(browser, kind: str, trials: int) -> None:

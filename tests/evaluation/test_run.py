@@ -31,6 +31,7 @@ def test_everything_is_written(evaluated):
     wanted = {
         "report.json",
         "scores.csv",
+        "scores.md",
         "index.html",
         "rate_distortion.png",
         "rate_distortion.svg",
@@ -100,6 +101,28 @@ def test_the_table_has_a_row_a_result(evaluated, report):
     wanted = report["clips"][0]["results"]["tiny-test 4 stages"]
     assert float(row["kbps"]) == pytest.approx(wanted["kbps"], abs=0.001)
     assert float(row["pesq_wb"]) == pytest.approx(wanted["scores"]["pesq_wb"], rel=1e-3)
+
+
+def test_the_markdown_table_has_a_line_a_system(evaluated):
+    lines = (evaluated.out / "scores.md").read_text().splitlines()
+    assert lines[0].startswith("| codec | kbit/s | PESQ-WB |")
+    assert lines[2].startswith("| **tiny-test 2 stages** | 0.6")
+    assert re.search(r"\| 8 bits \| 128\.\d\d \| \d\.\d\d \(\d\.\d\d to \d\.\d\d\) \|", lines[5])
+
+
+def test_the_command_line_runs_it_and_keeps_paths_to_itself(
+    clip_folder, cache_folder, tiny_checkpoint, tmp_path, monkeypatch
+):
+    from bittern.cli import main
+
+    arguments = ["evaluate", str(clip_folder / "one.wav"), "--model", str(tiny_checkpoint)]
+    arguments += ["--stages", "2,4,8", "--no-baselines", "--cache", str(cache_folder), "-q"]
+    arguments += ["--out", str(tmp_path / "out"), "--jobs", "1", "--page-clips", "0"]
+    monkeypatch.setattr(sys, "argv", ["bittern", *arguments])
+    assert main(arguments) == 0
+    text = (tmp_path / "out" / "report.json").read_text()
+    assert "bittern evaluate one.wav --model tiny" in text
+    assert str(tmp_path) not in text
 
 
 def test_a_second_run_with_one_new_clip_does_only_that_clip(

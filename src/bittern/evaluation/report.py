@@ -205,6 +205,36 @@ def as_text(report: Report) -> str:
     return "\n".join(lines)
 
 
+def as_markdown(report: Report) -> str:
+    """The same for a README or a model card, with intervals."""
+    document = report.as_dict()
+    shown = [
+        metric for metric in METRICS if metric.key in ("pesq_wb", "estoi", "visqol", "log_mel")
+    ]
+    seconds = sum(clip.seconds for clip in report.clips)
+    lines = [
+        "| codec | kbit/s | " + " | ".join(metric.label for metric in shown) + " |",
+        "|---|---:|" + "---:|" * len(shown),
+    ]
+    for system in sorted(document["systems"], key=lambda entry: entry["kbps"]):
+        cells = []
+        for metric in shown:
+            score = system["scores"].get(metric.key)
+            if score is None:
+                cells.append("–")
+                continue
+            mean, low, high = (f"{score[k]:.{metric.decimals}f}" for k in ("mean", "low", "high"))
+            cells.append(f"{mean} ({low} to {high})")
+        name = f"**{system['name']}**" if system["is_model"] else system["name"]
+        lines.append(f"| {name} | {system['kbps']:.2f} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Means over {len(report.clips)} clips ({seconds / 60:.1f} minutes) with 95 % bootstrap "
+        "intervals; measured bitrates, without container.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _short(label: str) -> str:
     words = {"Log-mel distance": "log-mel", "Log-spectral distance": "LSD"}
     return words.get(label, label.removesuffix(" speech"))

@@ -284,7 +284,12 @@ def _codebook_reports(
 
 def _write(made: Report, store: Cache, args: argparse.Namespace) -> None:
     document = made.as_dict()
-    for name, text in (("report.json", made.as_json()), ("scores.csv", made.as_csv())):
+    texts = {
+        "report.json": made.as_json(),
+        "scores.csv": made.as_csv(),
+        "scores.md": report.as_markdown(made),
+    }
+    for name, text in texts.items():
         with atomic_path(args.out / name) as path:
             path.write_text(text, encoding="utf-8")
     plots.write(document, args.out)

@@ -57,17 +57,24 @@ class Player {
     return true;
   }
 
+  /** Play a version from where playing is; while playing, switch to it. */
   async play(version = this.active) {
     if (!this.#buffers.length) return;
-    if (this.playing) return this.select(version);
+    if (this.playing) {
+      this.select(version);
+      return;
+    }
     this.active = version;
     await this.#context.resume();
-    if (this.playing) return;
+    if (this.playing) {
+      this.select(this.active); // another call was faster
+      return;
+    }
     const place = this.#place >= this.duration - 0.02 ? 0 : this.#place;
     const begin = this.#context.currentTime + 0.03;
     this.#startedAt = begin - place;
     this.#gains = this.#buffers.map((_, index) => {
-      const gain = new GainNode(this.#context, { gain: index === version ? 1 : 0 });
+      const gain = new GainNode(this.#context, { gain: index === this.active ? 1 : 0 });
       gain.connect(this.#context.destination);
       return gain;
     });
