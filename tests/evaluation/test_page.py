@@ -42,7 +42,7 @@ def test_page_versions_are_the_stages_and_the_nearest_baselines():
     rates = {system.name: float(system.setting.split()[0]) / 2 for system in model.systems}
     rates |= {system.name: float(system.setting.split()[0]) for system in opus.systems}
     document = {"systems": [{"name": name, "kbps": rate} for name, rate in rates.items()]}
-    chosen = [s.name for s in page._audible([model, opus], document)]
+    chosen = [s.name for s in page.audible([model, opus], document)]
     models = ["m 4 stages", "m 8 stages", "m 16 stages", "m 32 stages"]
     assert chosen == [*models, "Opus 6 kbit/s", "Opus 8 kbit/s", "Opus 16 kbit/s"]
 

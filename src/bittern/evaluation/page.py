@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=sorted(_FORMATS),
         default="flac",
         help="flac and wav are exact; opus is smaller, at a rate far above what is compared, but "
-        "Safari before 18.4 does not play it (default: flac)",
+        "older Safari does not play it (default: flac)",
     )
     parser.add_argument(
         "--page-files",
@@ -85,7 +85,7 @@ def write(
         out: folder to write to.
         wanted: what to show.
     """
-    audible = _audible(made.families, document)
+    audible = audible(made.families, document)
     heard = []
     for number, clip in enumerate(made.clips[: wanted.clips]):
         versions = [{"system": None, "audio": _audio(clip, clip.samples, wanted, out, f"{number}")}]
@@ -101,7 +101,7 @@ def write(
         path.write_text(_assemble(data), encoding="utf-8")
 
 
-def _audible(families: Iterable[Family], document: dict[str, Any]) -> list[System]:
+def audible(families: Iterable[Family], document: dict[str, Any]) -> list[System]:
     """Each model at 4, 8, 16, 32 stages, and what each baseline has nearest to these in kbit/s."""
     rates = {system["name"]: system["kbps"] for system in document["systems"]}
     chosen: list[System] = []
