@@ -90,7 +90,9 @@ class CodecModel(nn.Module):
             return latent
         assert frames is not None
         chosen, scale = self._path()
-        return latent.float() + frames[:, chosen] * scale[:, None]
+        return latent.float() + _power(
+            frames[:, chosen] * scale[:, None], self.config.path_power
+        )
 
     def synthesise(self, latent: Latent, state: StreamState | None = None) -> Waveform:
         """Turn latents into audio that lags by `config.delay`: [B, D, F] -> [B, C, F * hop]."""
@@ -102,7 +104,8 @@ class CodecModel(nn.Module):
         if self.config.linear_path is not LinearPath.NONE:
             chosen, scale = self._path()
             frames = latent.new_zeros(latent.shape[0], len(self.spread), latent.shape[-1]).float()
-            frames[:, chosen] = latent.float() / scale[:, None]
+            expanded = _power(latent.float(), 1 / self.config.path_power)
+            frames[:, chosen] = expanded / scale[:, None]
         if spectral:
             out = out * self.spread[:, None]
             return self.transform.synthesise(out if frames is None else out + frames, state)
@@ -150,3 +153,8 @@ class CodecModel(nn.Module):
             return torch.zeros(codes.shape[0], self.config.channels, 0, device=codes.device)
         wav = self.synthesise(self.quantizer.decode(codes))
         return wav[..., self.config.delay : self.config.delay + length]
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """sign(x) |x| ** exponent."""
+    return x if exponent == 1.0 else x.sign() * x.abs().pow(exponent)
