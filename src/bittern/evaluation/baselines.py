@@ -19,7 +19,7 @@ import soxr
 from bittern import audio
 from bittern.errors import AudioError, ConfigError, FormatError
 from bittern.evaluation import payload
-from bittern.evaluation.clips import Clip
+from bittern.evaluation.clips import Clip, to_int16
 from bittern.evaluation.peers import RATES as ENCODEC_RATES
 from bittern.evaluation.peers import EncodecFamily
 from bittern.evaluation.systems import Coded, CodingFailure, System
@@ -198,10 +198,9 @@ def _run(tool: Tool, rate: str, clip: Clip, system: System, folder: Path) -> Cod
     ending = ".raw" if tool.raw else ".wav"
     source, out = folder / f"in{ending}", folder / f"out{ending}"
     code = folder / f"code{tool.suffix}"
-    samples = soxr.resample(clip.samples, clip.sample_rate, wanted_rate)
-    samples = np.clip(samples, -1, 1 - 2**-15)
+    samples = to_int16(soxr.resample(clip.samples, clip.sample_rate, wanted_rate))
     if tool.raw:
-        source.write_bytes((samples * 32768).round().astype("<i2").tobytes())
+        source.write_bytes(samples.tobytes())
     else:
         sf.write(source, samples, wanted_rate, "PCM_16")
     _shell(

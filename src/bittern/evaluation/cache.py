@@ -19,7 +19,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from bittern.evaluation import scores
-from bittern.evaluation.clips import Clip
+from bittern.evaluation.clips import Clip, to_int16
 from bittern.evaluation.systems import System
 
 METRIC_PACKAGES = ("pesq", "pystoi", "visqol-python")
@@ -74,7 +74,7 @@ class Cache:
                 for key in ("payload_bytes", "file_bytes", "delay", "values", "failures")
             }
             (temporary / "result.json").write_text(json.dumps(facts))
-            sf.write(temporary / "audio.flac", entry.samples, clip.sample_rate, "PCM_16")
+            sf.write(temporary / "audio.flac", to_int16(entry.samples), clip.sample_rate, "PCM_16")
             if entry.codes is not None:
                 np.save(temporary / "codes.npy", entry.codes.astype(np.uint16))
             if folder.exists():  # damaged, or written by another process meanwhile

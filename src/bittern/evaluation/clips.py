@@ -94,5 +94,9 @@ def read(name: str, path: Path, sample_rate: int) -> Clip | Rejected:
 
 def as_pcm16(samples: NDArray[np.floating]) -> NDArray[np.float32]:
     """Round to 16 bits, so that no codec is given more than a WAV file holds."""
-    steps = np.clip(np.round(samples * 32768.0), -32768, 32767)
-    return (steps / 32768.0).astype(np.float32)
+    return to_int16(samples).astype(np.float32) / np.float32(32768)
+
+
+def to_int16(samples: NDArray[np.floating]) -> NDArray[np.int16]:
+    """The steps themselves. libsndfile, given floats, would scale by 32767 and change loud ones."""
+    return np.clip(np.round(samples * 32768.0), -32768, 32767).astype("<i2")

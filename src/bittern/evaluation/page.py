@@ -19,7 +19,7 @@ import soundfile as sf
 
 from bittern.errors import ConfigError
 from bittern.evaluation.cache import Cache
-from bittern.evaluation.clips import Clip
+from bittern.evaluation.clips import Clip, to_int16
 from bittern.evaluation.plots import colours
 from bittern.evaluation.report import Report
 from bittern.evaluation.systems import Family, System
@@ -85,11 +85,11 @@ def write(
         out: folder to write to.
         wanted: what to show.
     """
-    audible = audible(made.families, document)
+    shown = audible(made.families, document)
     heard = []
     for number, clip in enumerate(made.clips[: wanted.clips]):
         versions = [{"system": None, "audio": _audio(clip, clip.samples, wanted, out, f"{number}")}]
-        for index, system in enumerate(audible):
+        for index, system in enumerate(shown):
             entry = store.get(clip, system)
             if entry is not None:
                 name = f"{number}-{index + 1}"
@@ -127,7 +127,7 @@ def _audio(clip: Clip, samples: np.ndarray, wanted: PageOptions, out: Path, name
     container, coding, media_type = _FORMATS[wanted.audio]
     excerpt = samples[: round(wanted.seconds * clip.sample_rate)]
     file = io.BytesIO()
-    sf.write(file, excerpt, clip.sample_rate, coding, format=container)
+    sf.write(file, to_int16(excerpt), clip.sample_rate, coding, format=container)
     if not wanted.beside:
         return f"data:{media_type};base64,{base64.b64encode(file.getvalue()).decode()}"
     path = out / "audio" / f"{name}.{wanted.audio}"
