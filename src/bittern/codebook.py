@@ -62,8 +62,11 @@ class EmaCodebooks(nn.Module):
     def initialise(
         self, vectors: Tensor, *, iterations: int = 10, generator: torch.Generator | None = None
     ) -> None:
-        """Set every stage by k-means on what the stages before it leave of `vectors`, [M, D]."""
-        vectors = _gather(vectors.float())
+        """Set every stage by k-means on what the stages before it leave of `vectors`, [M, D].
+
+        In a distributed run `vectors` and `generator` must be alike on all ranks.
+        """
+        vectors = vectors.float()
         generator = generator or torch.Generator().manual_seed(0)
         for stage in range(self.quantizer.stages):
             centres, indices = kmeans(
@@ -95,7 +98,7 @@ class EmaCodebooks(nn.Module):
         rows = stage * entries + quantized.codes  # [S]
         counts = torch.bincount(rows, minlength=stages * entries).float()
         sums = vectors.new_zeros(stages * entries, dim).index_add_(0, rows, vectors)
-        counts, sums = _sum_over_ranks(counts), _sum_over_ranks(sums)
+        counts, sums = sum_over_ranks(counts), sum_over_ranks(sums)
 
         self.counts.lerp_(counts.view(stages, entries), 1 - self.decay)
         self.sums.lerp_(sums.view(stages, entries, dim), 1 - self.decay)
@@ -106,10 +109,10 @@ class EmaCodebooks(nn.Module):
         self.quantizer.codewords.copy_(
             torch.where(used[..., None], codewords, self.quantizer.codewords)
         )
-        return self._revive(vectors.split(quantized.counts), generator)
+        return self._revive(vectors.split(quantized.counts), sizes, generator)
 
     def _revive(
-        self, inputs: tuple[Tensor, ...], generator: torch.Generator | None
+        self, inputs: tuple[Tensor, ...], sizes: Tensor, generator: torch.Generator | None
     ) -> CodebookUpdate:
         """Give dead entries the place of vectors that their stage was given in this batch."""
         mean = self.counts.mean(dim=1, keepdim=True)  # [K, 1]
@@ -117,7 +120,7 @@ class EmaCodebooks(nn.Module):
         found = dead.sum(dim=1)
         revived = torch.zeros_like(found)
         for stage in torch.nonzero(found).flatten().tolist():
-            pool = _gather(inputs[stage])
+            pool = _pool_of_ranks(inputs[stage], sizes)
             places = torch.nonzero(dead[stage]).flatten()
             order = torch.randperm(len(pool), generator=generator)[: len(places)]
             places = places[: len(order)]  # where frames are few, the rest waits for the next step
@@ -127,6 +130,21 @@ class EmaCodebooks(nn.Module):
             self.sums[stage, places] = vectors * mean[stage]
             revived[stage] = len(places)
         return CodebookUpdate(dead=found, revived=revived)
+
+
+def concatenate(parts: list[Quantized]) -> Quantized:
+    """Parts of a batch as one: what each stage was given and chose, without latent and commitment."""
+    if len(parts) == 1:
+        return parts[0]
+    pieces = [(part.inputs.split(part.counts), part.codes.split(part.counts)) for part in parts]
+    stages = range(len(parts[0].counts))
+    return Quantized(
+        latent=torch.cat([part.latent.detach() for part in parts]),
+        commitment=torch.stack([part.commitment.detach() for part in parts]).mean(dim=0),
+        inputs=torch.cat([inputs[stage] for stage in stages for inputs, _ in pieces]),
+        codes=torch.cat([codes[stage] for stage in stages for _, codes in pieces]),
+        counts=[sum(part.counts[stage] for part in parts) for stage in stages],
+    )
 
 
 def kmeans(
@@ -158,13 +176,14 @@ def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _sum_over_ranks(values: Tensor) -> Tensor:
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum in place over the ranks of a distributed run; nothing happens in a single process."""
     if _distributed():
         dist.all_reduce(values)
     return values
 
 
-def _gather(rows: Tensor) -> Tensor:
+def gather_rows(rows: Tensor) -> Tensor:
     """Rows of all ranks, [M, D] -> [sum of M, D], in the order of the ranks."""
     if not _distributed():
         return rows
@@ -178,3 +197,17 @@ def _gather(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
+
+
+def _pool_of_ranks(rows: Tensor, sizes: Tensor) -> Tensor:
+    """A stage's inputs on all ranks, in the order that a single process would have them in.
+
+    The quantizer works on items by falling number of stages, equals by their place in the batch; how
+    many stages the item of a row uses follows from the sizes, [K], of the stages' inputs.
+    """
+    if not _distributed():
+        return rows
+    places = torch.arange(len(rows), device=rows.device)
+    stages = (sizes[:, None] > places).sum(dim=0)
+    order = gather_rows(stages[:, None])[:, 0].argsort(descending=True, stable=True)
+    return gather_rows(rows)[order]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bittern.errors import ConfigError
 from bittern.shapes import Waveform
 from bittern.spectral import mel_filterbank, stft
+from bittern.training.ranks import mean_over_ranks
 
 _LOG_FLOOR = 1e-4  # of mel magnitudes, full scale is about 0.5: below lies what nobody hears
 
@@ -28,11 +29,16 @@ class LossConfig:
     stft_windows: tuple[int, ...] = (64, 128, 256, 512, 1024)  # samples
     waveform: float = 0.0
     commitment: float = 0.25
+    adversarial: float = 1.0  # where there are discriminators: to pass as original
+    features: float = 2.0  # and to match the features of their layers
+    balancer: bool = False  # weights are shares of the gradient, all but the commitment's
+    balancer_decay: float = 0.999  # of the mean gradient norms
+    balancer_norm: float = 1.0  # of the gradient of each item
 
     def __post_init__(self) -> None:
         self.mel_windows = tuple(self.mel_windows)
         self.stft_windows = tuple(self.stft_windows)
-        for name in ("mel", "complex_stft", "waveform", "commitment"):
+        for name in ("mel", "complex_stft", "waveform", "commitment", "adversarial", "features"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"loss.{name} is {getattr(self, name)}; give 0 or more")
         for window in (*self.mel_windows, *self.stft_windows):
@@ -92,4 +98,5 @@ class ReconstructionLoss(nn.Module):
 
 
 def _relative(output: Tensor, target: Tensor) -> Tensor:
-    return (output - target).abs().mean() / target.abs().mean().clamp(min=1e-5)
+    size = mean_over_ranks(target.abs().mean())
+    return (output - target).abs().mean() / size.clamp(min=1e-5)

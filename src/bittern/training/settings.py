@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bittern.config import CodecConfig, build
 from bittern.errors import ConfigError
+from bittern.training.adversary import AdversaryConfig
 from bittern.training.data import DataConfig
 from bittern.training.losses import LossConfig
 
@@ -32,6 +33,12 @@ class CodebookConfig:
 class Schedule(StrEnum):
     CONSTANT = "constant"
     COSINE = "cosine"
+
+
+class TrainOnly(StrEnum):
+    """Parts that learn while the others stay as they are."""
+
+    DECODER = "decoder"  # codes keep their meaning: files made before still decode
 
 
 @dataclass(kw_only=True)
@@ -63,10 +70,12 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     run: str = "runs/speech-16khz"
     steps: int = 10_000
     seed: int = 0
     init: str | None = None
+    train_only: TrainOnly | None = None
     resume: bool = True
     stop_after_minutes: float | None = None
     accelerator: str = "auto"
@@ -74,18 +83,33 @@ class TrainConfig:
     nodes: int = 1
     precision: str = "32-true"
     threads: int | None = None
+    accumulate: int = 1
+    skip_limit: int = 20
     log_every: int = 20
     validate_every: int = 500
     save_every: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("steps", "devices", "nodes", "log_every", "validate_every", "save_every"):
+        for name in (
+            "steps",
+            "devices",
+            "nodes",
+            "accumulate",
+            "skip_limit",
+            "log_every",
+            "validate_every",
+            "save_every",
+        ):
             _check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more")
-        world = self.devices * self.nodes
+        parts = self.devices * self.nodes * self.accumulate
         _check(
-            self.data.batch_size % world == 0,
-            f"data.batch_size is {self.data.batch_size}; "
-            f"it must be a multiple of the {world} devices",
+            self.data.batch_size % parts == 0,
+            f"data.batch_size is {self.data.batch_size}; it must be a multiple of {parts}, "
+            "the devices on all nodes times accumulate",
+        )
+        _check(
+            self.train_only is None or self.init is not None,
+            f"train_only is {self.train_only}, but there is no checkpoint to start from; give init",
         )
 
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bittern.checkpoint import write_atomically
 from bittern.errors import ModelError
 
 NEWEST, PREVIOUS = "state.pt", "state.previous.pt"
+INHERITANCE = "training.pt"  # beside a checkpoint's weights, for fine-tuning
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
@@ -61,3 +63,40 @@ def load_state(folder: Path) -> tuple[dict[str, Any], str | None] | None:
     if failures:
         raise ModelError(f"{'; '.join(failures)}; delete the files to start anew")
     return None
+
+
+def save_inheritance(folder: Path, state: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(folder / INHERITANCE, buffer.getvalue())
+
+
+def load_inheritance(folder: Path) -> dict[str, Any]:
+    """What was saved beside a checkpoint; empty if nothing was."""
+    path = folder / INHERITANCE
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else {}
+
+
+def fits(given: Any, own: Any) -> bool:
+    """Whether a state could have come from a part of our make: the same keys, tensors, shapes.
+
+    Optimizers hold tensors of their own only after a first step; those they have not yet are let pass.
+    """
+    if isinstance(given, Tensor) and isinstance(own, Tensor):
+        return given.shape == own.shape
+    if isinstance(given, dict) and isinstance(own, dict):
+        return all(key in given and fits(given[key], own[key]) for key in own)
+    if isinstance(given, list) and isinstance(own, list):
+        return len(given) == len(own) and all(map(fits, given, own))
+    return type(given) is type(own)
+
+
+def with_settings(given: Any, own: Any) -> Any:
+    """A given state with our optimizers' settings (betas, weight decay) in place of its own."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        key: own[key] if key == "param_groups" else with_settings(value, own.get(key))
+        for key, value in given.items()
+        if isinstance(own, dict)
+    } or given

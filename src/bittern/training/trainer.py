@@ -1,8 +1,9 @@
 """The training loop, to be read from top to bottom."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -10,16 +11,26 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from bittern import checkpoint
-from bittern.codebook import EmaCodebooks
+from bittern.codebook import EmaCodebooks, concatenate, gather_rows
 from bittern.model import CodecModel
 from bittern.quantizer import Quantized, draw_stages
 from bittern.shapes import Waveform
+from bittern.training.adversary import Adversary
+from bittern.training.balancer import Balancer
 from bittern.training.data import Batches, Corpus, batches_from, open_corpus, validation_batch
+from bittern.training.errors import DivergedError
 from bittern.training.losses import ReconstructionLoss
 from bittern.training.monitor import Monitor
 from bittern.training.schedule import build_optimizer, learning_rate, update_average
-from bittern.training.settings import TrainConfig
-from bittern.training.state import load_state, save_state
+from bittern.training.settings import TrainConfig, TrainOnly
+from bittern.training.state import (
+    fits,
+    load_inheritance,
+    load_state,
+    save_inheritance,
+    save_state,
+    with_settings,
+)
 from bittern.training.validation import validate
 
 BEST_METRIC = "estoi"  # mean over the validated numbers of stages decides which model is best
@@ -40,6 +51,15 @@ class Autoencoder(nn.Module):
         out = model.synthesise(latent if quantized is None else quantized.latent)
         delay = model.config.delay
         return out[..., delay : delay + wav.shape[-1]], quantized
+
+
+class Learnt(NamedTuple):
+    """What one part of a batch gave, its gradients being with the weights."""
+
+    output: Waveform
+    quantized: Quantized | None
+    losses: dict[str, Tensor]
+    scales: dict[str, float]  # of the balancer
 
 
 class Trainer:
@@ -82,11 +102,21 @@ class Trainer:
             revival_threshold=config.codebook.revival_threshold,
         )
         self._begin()
-        optimizer = build_optimizer(self.model, config.optimizer)
-        self.autoencoder, self.optimizer = self.fabric.setup(Autoencoder(self.model), optimizer)
+        self.autoencoder, self.optimizer = self.fabric.setup(
+            Autoencoder(self.model), build_optimizer(self.model, config.optimizer)
+        )
         self.average.to(self.fabric.device)
         self.codebooks.to(self.fabric.device)
-        self._resume()
+        self.balancer = None
+        if config.loss.balancer:
+            self.balancer = Balancer(config.loss.balancer_decay, config.loss.balancer_norm)
+        self.adversary = None
+        if config.adversary.start_step is not None:
+            self.adversary = Adversary(config.adversary, config.model, self.fabric)
+        self.skipped = self.skipped_in_a_row = 0  # updates without finite gradients
+        self.notes: list[str] = []  # of the start, for the monitor to say
+        if not self._resume() and config.init is not None:
+            self._inherit(config.init)
 
     def _open_corpus(self) -> Corpus:
         """Scan on the first process of each node, then read what it found on the others."""
@@ -103,6 +133,8 @@ class Trainer:
             checkpoint.load_into(self.model, self.config.init)
             self.quantizing = True
             self.codebooks.restart()
+            if self.config.train_only is TrainOnly.DECODER:
+                self.model.encoder.requires_grad_(False)
         else:
             everyone = range(self.config.data.batch_size)  # the same on each rank
             sample = torch.cat([self.batches.draw(step, everyone) for step in range(-16, 0)])
@@ -125,7 +157,7 @@ class Trainer:
                 now = time.monotonic()
                 rate = (self.step - mark) * batch_seconds / (now - clock)
                 clock, mark = now, self.step
-                values = {name: float(value) for name, value in logged.items()}
+                values = _by_stage(logged)
                 self.monitor.scalars(self.step, values | {"rate/audio_seconds": rate})
                 self.monitor.progress(self.step, values["loss/total"], rate)
             over = (
@@ -140,6 +172,7 @@ class Trainer:
             if self.step % config.save_every == 0 or last:
                 self.save()
             if last:
+                self.bequeath()
                 break
         if self.monitor:
             self.monitor.close()
@@ -152,38 +185,117 @@ class Trainer:
         rate = learning_rate(self.step, config.steps, config.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        stages = self._draw_stages(len(wav)) if self.quantizing else None
-        output, quantized = self.autoencoder(wav, stages)
-        terms = self.loss(output, wav)
-        total = self.loss.weighted(terms)
-        logged: dict[str, Tensor | float] = {f"loss/{n}": t.detach() for n, t in terms.items()}
-        if quantized is not None:
-            commitment = quantized.commitment.mean()
-            total = total + config.loss.commitment * commitment
-            logged["loss/commitment"] = commitment.detach()
-            update = self.codebooks.update(quantized, self._generator("revival"))
-            logged["codebook/dead"] = update.dead.sum()
-            logged["codebook/revived"] = update.revived.sum()
+
         self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(total)
-        if config.optimizer.gradient_clip:
-            norm = self.fabric.clip_gradients(
-                self.autoencoder, self.optimizer, max_norm=config.optimizer.gradient_clip
+        parts = wav.chunk(config.accumulate)
+        stages, commitment_weights = self._draw_stages(len(wav))
+        learnt = []
+        for index, part in enumerate(parts):
+            with self.fabric.no_backward_sync(self.autoencoder, enabled=part is not parts[-1]):
+                learnt.append(self._learn_from(part, stages[index], commitment_weights[index]))
+        norm = self.fabric.clip_gradients(
+            self.autoencoder,
+            self.optimizer,
+            max_norm=config.optimizer.gradient_clip or float("inf"),
+            error_if_nonfinite=False,
+        )
+        assert norm is not None
+        logged = self._mean_losses(learnt) | {"gradient/norm": norm.detach()}
+        if self._may_update(norm):
+            self.optimizer.step()
+            logged |= self._update_codebooks([part.quantized for part in learnt])
+            update_average(self.average, self.model, config.optimizer.average_decay, self.step)
+        logged |= self._teach_adversary(parts, [part.output.detach() for part in learnt])
+        return logged | {"rate/learning": rate, "guard/skipped": float(self.skipped)}
+
+    def _learn_from(
+        self, wav: Waveform, stages: Tensor | None, commitment_weight: Tensor
+    ) -> Learnt:
+        """Run one part of a batch forward and back."""
+        output, quantized = self.autoencoder(wav, stages)
+        heard = output if self.balancer is None else output.detach().requires_grad_()
+        losses = self.loss(heard, wav)
+        if self.adversary is not None and self._adversary_speaks():
+            crop = self.adversary.judged(wav, heard, self._generator("judged"))
+            losses |= self.adversary.losses(*crop)
+        scales = {}
+        if self.balancer is None:
+            total = self.loss.weighted(losses)
+        else:
+            shares = {name: getattr(self.config.loss, name) for name in losses}
+            gradient, scales = self.balancer.balance(losses, shares, heard)
+            total = (output * gradient).sum()
+        if quantized is not None and self.config.train_only is None:
+            commitment = (quantized.commitment * commitment_weight).mean()
+            total = total + self.config.loss.commitment * commitment
+            losses["commitment"] = commitment
+        self.fabric.backward(total / self.config.accumulate)
+        losses = {name: loss.detach() for name, loss in losses.items()}
+        return Learnt(output, quantized, losses, scales)
+
+    def _mean_losses(self, learnt: list[Learnt]) -> dict[str, Tensor | float]:
+        """Means over the parts of a batch, by the names they are logged under."""
+        names = learnt[0].losses
+        mean = {n: torch.stack([part.losses[n] for part in learnt]).mean() for n in names}
+        logged: dict[str, Tensor | float] = {f"loss/{name}": loss for name, loss in mean.items()}
+        logged |= {f"balancer/{name}": scale for name, scale in learnt[-1].scales.items()}
+        return logged | {"loss/total": self.loss.weighted(mean)}
+
+    def _may_update(self, norm: Tensor) -> bool:
+        """Whether gradients are finite; where they are not, the update is left out and counted.
+
+        Raises:
+            DivergedError: as many updates in a row as `skip_limit` were left out.
+        """
+        if torch.isfinite(norm):
+            self.skipped_in_a_row = 0
+            return True
+        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        if self.skipped_in_a_row >= self.config.skip_limit:
+            raise DivergedError(
+                f"step {self.step}: {self.skipped_in_a_row} updates in a row had NaN or infinite "
+                "gradients; nothing was updated in them, and the last saved state is from before. "
+                "Lower optimizer.learning_rate, or set precision=32-true"
             )
-            assert norm is not None
-            logged["gradient/norm"] = norm.detach()
-        self.optimizer.step()
-        update_average(self.average, self.model, config.optimizer.average_decay, self.step)
-        return logged | {"loss/total": total.detach(), "rate/learning": rate}
+        if self.config.precision == "16-mixed":
+            self.optimizer.step()  # the scaler updates no weights, but lowers its scale
+        return False
+
+    def _update_codebooks(self, parts: list[Quantized | None]) -> dict[str, Tensor]:
+        quantized = [part for part in parts if part is not None]
+        if not quantized or self.config.train_only is not None:
+            return {}
+        update = self.codebooks.update(concatenate(quantized), self._generator("revival"))
+        return {"codebook/dead": update.dead, "codebook/revived": update.revived}
+
+    def _adversary_speaks(self) -> bool:
+        adversary = self.config.adversary
+        start = adversary.start_step
+        return start is not None and self.step >= start + adversary.head_start
+
+    def _teach_adversary(
+        self, wavs: Sequence[Waveform], outputs: list[Waveform]
+    ) -> dict[str, Tensor]:
+        """Let the discriminators learn from what this step put out, with their probability."""
+        config = self.config.adversary
+        if self.adversary is None or config.start_step is None or self.step < config.start_step:
+            return {}
+        coin = torch.rand((), generator=self._generator("adversary"))
+        if coin >= config.update_probability and self._adversary_speaks():
+            return {}
+        pairs = zip(wavs, outputs, strict=True)
+        return self.adversary.learn(
+            [self.adversary.judged(*pair, self._generator("judged")) for pair in pairs]
+        )
 
     @torch.no_grad()
     def _start_quantizer(self) -> None:
         """Set the codebooks by k-means on the latents of batches that training will not see."""
         latents, frames, step = [], 0, -17
-        while frames < self.config.codebook.kmeans_frames // self.fabric.world_size:
+        while frames < self.config.codebook.kmeans_frames:
             wav = self.batches[step].to(self.fabric.device)
             latent = self.model.latent(self.model.pad(wav))
-            latents.append(latent.transpose(1, 2).reshape(-1, latent.shape[1]))
+            latents.append(gather_rows(latent.transpose(1, 2).reshape(-1, latent.shape[1])))
             frames, step = frames + len(latents[-1]), step - 1
         self.codebooks.initialise(
             torch.cat(latents),
@@ -192,20 +304,30 @@ class Trainer:
         )
         self.quantizing = True
 
-    def _draw_stages(self, batch: int) -> Tensor:
-        """Stages of this rank's items, out of a draw for the whole batch."""
-        drawn = draw_stages(
-            batch * self.fabric.world_size,
-            self.config.model.quantizer.stages,
-            self.config.codebook.full_share,
-            self._generator("stages"),
-        )
+    def _draw_stages(self, batch: int) -> tuple[list[Tensor | None], list[Tensor]]:
+        """Stages of this rank's items, and weights of each stage's commitment, [K], part by part.
+
+        Drawn for the whole batch. The weights turn the mean over a part into the part's share of the
+        mean over the whole: what a stage is asked for does not depend on how a batch was divided.
+        """
+        config, device = self.config, self.fabric.device
+        count, parts = config.model.quantizer.stages, config.accumulate
+        if not self.quantizing:
+            return [None] * parts, [torch.ones((), device=device)] * parts
+        whole = batch * self.fabric.world_size
+        drawn = draw_stages(whole, count, config.codebook.full_share, self._generator("stages"))
         first = self.fabric.global_rank * batch
-        return drawn[first : first + batch].to(self.fabric.device)
+        mine = list(drawn[first : first + batch].chunk(parts))
+        used = [(part[:, None] > torch.arange(count)).sum(dim=0) for part in (drawn, *mine)]
+        weights = [
+            ours * (whole // len(part)) / used[0].clamp(min=1)
+            for ours, part in zip(used[1:], mine, strict=True)
+        ]
+        return [part.to(device) for part in mine], [weight.to(device) for weight in weights]
 
     def _generator(self, purpose: str) -> torch.Generator:
         """Randomness that depends on seed, step and purpose alone: alike on all ranks, exact on resume."""
-        salt = {"stages": 1, "revival": 2, "kmeans": 3}[purpose]
+        salt = {"stages": 1, "revival": 2, "kmeans": 3, "adversary": 4, "judged": 5}[purpose]
         seed = (self.config.seed * 1_000_003 + self.step) * 8 + salt
         return torch.Generator().manual_seed(seed % 2**63)
 
@@ -236,29 +358,66 @@ class Trainer:
         checkpoint.save(self.average, self.folder / "last")
         save_state(self.folder, self._state())
 
+    def bequeath(self) -> None:
+        """Put beside the last checkpoint what a fine-tuning run may start from."""
+        if self.fabric.is_global_zero:
+            state = self._state()
+            names = {"optimizer", "codebooks", "adversary"} & set(state)
+            save_inheritance(self.folder / "last", {name: state[name] for name in names})
+
     def _state(self) -> dict[str, Any]:
-        return {
+        state = {
             "step": self.step,
             "quantizing": self.quantizing,
             "best": self.best,
+            "skipped": self.skipped,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
             "codebooks": self.codebooks.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
         }
+        if self.balancer is not None:
+            state["balancer"] = self.balancer.state_dict()
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict()
+        return state
 
-    def _resume(self) -> None:
+    def _resume(self) -> bool:
+        """Go on from the run folder's last state; a part that it lacks starts anew."""
         found = load_state(self.folder) if self.config.resume else None
         if found is None:
-            return
+            return False
         state, warning = found
-        if warning and self.fabric.is_global_zero:
-            print(f"bittern-train: warning: {warning}", flush=True)  # noqa: T201
+        if warning:
+            self.notes.append(f"warning: {warning}")
         self.step, self.quantizing, self.best = state["step"], state["quantizing"], state["best"]
+        self.skipped = state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.codebooks.load_state_dict(state["codebooks"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
+        if self.balancer is not None and "balancer" in state:
+            self.balancer.load_state_dict(state["balancer"])
+        if self.adversary is not None and "adversary" in state:
+            self.adversary.load_state_dict(state["adversary"])
+        return True
+
+    def _inherit(self, name: str) -> None:
+        """Take over what a checkpoint holds beside its weights, as far as it fits this run."""
+        state = load_inheritance(checkpoint.find(name))
+        parts = {"optimizer": self.optimizer, "codebooks": self.codebooks}
+        if self.adversary is not None:
+            parts["adversary"] = self.adversary
+        for part, ours in parts.items():
+            if part not in state:
+                continue
+            if fits(state[part], ours.state_dict()):
+                ours.load_state_dict(with_settings(state[part], ours.state_dict()))
+                self.notes.append(f"{part} as {name} left it")
+            else:
+                self.notes.append(f"{part} starts anew: that of {name} is of another shape")
 
     def _monitor(self, batch_seconds: float) -> Monitor | None:
         if not self.fabric.is_global_zero:
@@ -271,8 +430,20 @@ class Trainer:
             f"{len(self.corpus.clips)} clips, {seconds / 3600:.2f} h; "
             f"{len(self.clips)} held out for validation; {len(self.corpus.skipped)} files skipped"
         )
+        for note in self.notes:
+            monitor.say(note)
         for skipped in self.corpus.skipped[:20]:
             monitor.say(f"skipped {skipped.path}: {skipped.reason}")
         if self.step:
             monitor.say(f"going on from step {self.step}")
         return monitor
+
+
+def _by_stage(logged: dict[str, Tensor | float]) -> dict[str, float]:
+    """Numbers by name; of a vector over the stages its sum, and each stage's under its number."""
+    values = {}
+    for name, value in logged.items():
+        if isinstance(value, Tensor) and value.ndim:
+            values |= {f"{name}/{k:02d}": v for k, v in enumerate(value.tolist(), start=1)}
+        values[name] = float(value.sum()) if isinstance(value, Tensor) else value
+    return values
