@@ -67,6 +67,7 @@ CONFIGS = {
     "encodec": config(ENCODEC),
     "noncausal": config(NONCAUSAL),
     "samples-to-spectrum": config(SEANET, LinearPath.MDCT, decoder=SPECTRUM),
+    "companded": config(SPECTRUM, LinearPath.MDCT, path_level=0.6, path_power=0.7),
     "stereo": config(SPECTRUM, LinearPath.MDCT, channels=2),
 }
 STREAMABLE = [name for name, c in CONFIGS.items() if c.streamable]
@@ -132,7 +133,7 @@ def test_a_causal_model_does_not_see_what_comes_later(name):
     assert causal or CONFIGS[name].encoder.padding is Padding.REFLECT
 
 
-@pytest.mark.parametrize("name", ["spectrum-mdct", "seanet-mdct", "stereo"])
+@pytest.mark.parametrize("name", ["spectrum-mdct", "seanet-mdct", "companded", "stereo"])
 def test_the_mdct_path_alone_gives_back_the_signal_below_its_highest_coefficient(name):
     """With the networks silenced, only the coefficients above `latent_dim` are lost."""
     model = build(name)
@@ -145,6 +146,24 @@ def test_the_mdct_path_alone_gives_back_the_signal_below_its_highest_coefficient
     inner = slice(2 * hop, -2 * hop)
     error = (out - wav)[..., inner].square().mean() / wav[..., inner].square().mean()
     assert float(error) < 1e-3
+
+
+def test_companding_evens_out_levels_and_sizes():
+    """Of frames 40 dB apart the latents are 24 dB apart at path_level 0.6; power 0.5 halves again."""
+
+    def ratio(**options):
+        torch.manual_seed(0)
+        model = CodecModel(config(SPECTRUM, LinearPath.MDCT, **options)).requires_grad_(False)
+        model.fit_transform(torch.randn(2, 1, 4000))
+        silence_networks(model)
+        loud = noise(1, 4000)
+        loud, quiet = model.latent(model.pad(loud)), model.latent(model.pad(loud / 100))
+        return 20 * float((loud.square().mean() / quiet.square().mean()).sqrt().log10())
+
+    assert ratio() == pytest.approx(40, abs=0.1)
+    assert ratio(path_level=0.6) == pytest.approx(24, abs=0.3)
+    assert ratio(path_power=0.5) == pytest.approx(20, abs=0.1)
+    assert ratio(path_level=0.6, path_power=0.5) == pytest.approx(12, abs=0.3)
 
 
 def test_the_pca_path_keeps_what_its_components_span():

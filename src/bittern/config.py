@@ -158,7 +158,8 @@ class CodecConfig:
     latent_dim: int = 128
     linear_path: LinearPath = LinearPath.MDCT
     path_weighting: float = 0.5  # component i is scaled by std_i ** -path_weighting
-    path_power: float = 1.0  # ... and then compressed to sign(x) |x| ** path_power
+    path_level: float = 1.0  # ... a frame's level r is compressed to r ** path_level
+    path_power: float = 1.0  # ... and each component to sign(x) |x| ** path_power
     encoder: NetworkConfig = field(default_factory=NetworkConfig)
     decoder: NetworkConfig | None = None  # None: the encoder's mirror image
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -179,9 +180,9 @@ class CodecConfig:
             0.0 <= self.path_weighting <= 1.0,
             f"path_weighting is {self.path_weighting}; give 0 to 1",
         )
-        _require(
-            0.2 <= self.path_power <= 1.0, f"path_power is {self.path_power}; give 0.2 to 1"
-        )
+        for name in ("path_level", "path_power"):
+            value = getattr(self, name)
+            _require(0.2 <= value <= 1.0, f"{name} is {value}; give 0.2 to 1")
         for side, network in (("encoder", self.encoder), ("decoder", self.decoder_network)):
             if network.input is NetworkInput.SAMPLES:
                 _require(

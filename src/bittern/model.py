@@ -16,6 +16,7 @@ from bittern.nn.transform import LinearTransform, mdct_basis
 from bittern.quantizer import ResidualQuantizer
 from bittern.shapes import Codes, Latent, Waveform
 
+_LEVEL_FLOOR = 1e-4  # of a frame, where typical speech has 1
 _START_GAIN = 0.1  # of the networks' last layers beside a linear path
 
 
@@ -90,9 +91,8 @@ class CodecModel(nn.Module):
             return latent
         assert frames is not None
         chosen, scale = self._path()
-        return latent.float() + _power(
-            frames[:, chosen] * scale[:, None], self.config.path_power
-        )
+        path = _level(frames[:, chosen] * scale[:, None], self.config.path_level)
+        return latent.float() + _power(path, self.config.path_power)
 
     def synthesise(self, latent: Latent, state: StreamState | None = None) -> Waveform:
         """Turn latents into audio that lags by `config.delay`: [B, D, F] -> [B, C, F * hop]."""
@@ -105,6 +105,7 @@ class CodecModel(nn.Module):
             chosen, scale = self._path()
             frames = latent.new_zeros(latent.shape[0], len(self.spread), latent.shape[-1]).float()
             expanded = _power(latent.float(), 1 / self.config.path_power)
+            expanded = _level(expanded, 1 / self.config.path_level)
             frames[:, chosen] = expanded / scale[:, None]
         if spectral:
             out = out * self.spread[:, None]
@@ -158,3 +159,11 @@ class CodecModel(nn.Module):
 def _power(x: Tensor, exponent: float) -> Tensor:
     """sign(x) |x| ** exponent."""
     return x if exponent == 1.0 else x.sign() * x.abs().pow(exponent)
+
+
+def _level(x: Tensor, exponent: float) -> Tensor:
+    """Scale each frame of [B, D, F] so that its root mean square r becomes r ** exponent."""
+    if exponent == 1.0:
+        return x
+    level = (x.square().mean(dim=1, keepdim=True) + _LEVEL_FLOOR**2).sqrt()
+    return x * level ** (exponent - 1)
