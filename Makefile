@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format lint types test test-all bench train clean
+.PHONY: help setup demo peers check format lint types test test-all bench evaluate train clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -17,9 +17,15 @@ $(VENV)/.installed: pyproject.toml
 setup: $(VENV)/.installed  ## Make a virtual environment with everything in it
 
 demo: setup  ## Compress and restore the example speech with the shipped codec
-	$(BIN)/bittern compress -f examples/speech.flac /tmp/speech.btn --bitrate 6
-	$(BIN)/bittern decompress -f /tmp/speech.btn /tmp/speech.wav
-	$(BIN)/bittern info /tmp/speech.btn
+	@mkdir -p build
+	$(BIN)/bittern compress -f examples/speech.flac build/speech.btn --bitrate 6
+	$(BIN)/bittern decompress -f build/speech.btn build/speech.wav
+	$(BIN)/bittern info build/speech.btn
+	@ls -l examples/speech.flac build/speech.btn build/speech.wav
+
+peers:  ## Install the codecs and the browser that some tests use (Debian, as root)
+	apt-get update -qq
+	apt-get install -y -qq opus-tools lame ffmpeg codec2 chromium chromium-driver
 
 format: setup  ## Format the code
 	$(BIN)/ruff format .
@@ -43,6 +49,9 @@ check: lint types test  ## What has to pass before a commit lands
 
 bench: setup  ## Speed against EnCodec on one thread
 	$(BIN)/python scripts/bench.py
+
+evaluate: setup  ## Score the default codec beside Opus and others: make evaluate DATA=FOLDER
+	$(BIN)/bittern evaluate $(DATA) --out build/report
 
 train: setup  ## Train the default codec: make train DATA=FOLDER
 	$(BIN)/python scripts/train.py data.root=$(DATA)

@@ -1,0 +1,91 @@
+"""The model card of a checkpoint: what its files and an evaluation report say, then what a person wrote.
+
+The first half cannot drift from the facts, as it is made from `config.json`, the weights and the report;
+data, licences, recipe and limits are in the folder's `training.md`, which is taken over as it is.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bittern import checkpoint
+from bittern.errors import CodecError
+
+CARD, NOTES = "README.md", "training.md"
+_SHOWN = ("pesq_wb", "estoi", "visqol", "si_sdr", "log_mel")
+
+
+def write_card(folder: Path, report: Path) -> Path:
+    """Write `README.md` into a checkpoint folder.
+
+    Args:
+        folder: the checkpoint, with its `training.md`.
+        report: `report.json` of an evaluation that includes this checkpoint.
+
+    Raises:
+        CodecError: a file is missing, or the report is of other weights.
+    """
+    loaded = checkpoint.load(folder)
+    try:
+        document = json.loads(report.read_text())
+        notes = (folder / NOTES).read_text()
+    except (OSError, json.JSONDecodeError) as error:
+        raise CodecError(f"{error}; a card needs {NOTES} and an evaluation's report.json") from None
+    ours = [s for s in document["systems"] if loaded.fingerprint.hex() in s["identity"]]
+    if not ours:
+        raise CodecError(
+            f"{report} has no system with the weights {loaded.fingerprint.hex()}; evaluate {folder}"
+        )
+    config = loaded.model.config
+    parameters = sum(p.numel() for p in loaded.model.parameters())
+    codebooks = loaded.model.quantizer.codewords.numel()
+    size = (folder / checkpoint.WEIGHTS_FILE).stat().st_size
+    lines = [
+        f"# {config.name}",
+        "",
+        f"Made by `python scripts/model_card.py`; edit `{NOTES}`, not this file.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| audio | {config.sample_rate} Hz, {config.channels} channel(s) |",
+        f"| frames | {config.frame_rate:g} a second, hop {config.hop_length} samples |",
+        f"| codes | {config.quantizer.stages} stages of {config.quantizer.codebook_size} entries, "
+        f"{config.kbps_per_stage:g} kbit/s each |",
+        f"| algorithmic latency | {1000 * config.latency / config.sample_rate:g} ms |",
+        f"| networks | {parameters / 1e6:.1f} M parameters |",
+        f"| codebooks | {codebooks / 1e6:.1f} M numbers |",
+        f"| weights | {size / 1e6:.1f} MB, fingerprint `{loaded.fingerprint.hex()}` |",
+        "",
+        "## Scores",
+        "",
+        *_table(document, ours),
+        "",
+        f"Means over {len(document['clips'])} clips with 95 % bootstrap intervals, at measured "
+        f"bitrates, by `{document['command']}`.",
+        "",
+        notes.strip(),
+    ]
+    path = folder / CARD
+    checkpoint.write_atomically(path, ("\n".join(lines) + "\n").encode())
+    return path
+
+
+def _table(document: dict[str, Any], systems: list[dict[str, Any]]) -> list[str]:
+    metrics = [m for m in document["metrics"] if m["key"] in _SHOWN]
+    rows = [
+        "| stages | kbit/s | " + " | ".join(m["label"] for m in metrics) + " |",
+        "|---|---:|" + "---:|" * len(metrics),
+    ]
+    for system in sorted(systems, key=lambda entry: entry["kbps"]):
+        cells = []
+        for metric in metrics:
+            score = system["scores"].get(metric["key"])
+            if score is None:
+                cells.append("–")
+                continue
+            mean, low, high = (
+                f"{score[k]:.{metric['decimals']}f}" for k in ("mean", "low", "high")
+            )
+            cells.append(f"{mean} ({low} to {high})")
+        rows.append(f"| {system['setting']} | {system['kbps']:.2f} | " + " | ".join(cells) + " |")
+    return rows
