@@ -1,0 +1,140 @@
+import dataclasses
+
+import pytest
+import torch
+
+from bittern import checkpoint
+from bittern.config import CodecConfig, NetworkConfig, Norm, QuantizerConfig
+from bittern.errors import ModelError
+from bittern.model import CodecModel
+
+CONFIG = CodecConfig(
+    name="small",
+    hop_length=40,
+    latent_dim=16,
+    encoder=NetworkConfig(channels=(16,), residual_units=(1,)),
+    quantizer=QuantizerConfig(stages=4, codebook_size=32),
+)
+
+
+def build(config=CONFIG):
+    torch.manual_seed(0)
+    model = CodecModel(config)
+    model.fit_transform(torch.randn(2, 1, 4000))
+    model.quantizer.codewords.normal_()
+    return model
+
+
+def wav():
+    return 0.1 * torch.randn(1, 1, 1000, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("norm", [Norm.NONE, Norm.WEIGHT])
+def test_a_saved_model_loads_to_the_same_codes_and_audio(tmp_path, norm):
+    config = dataclasses.replace(CONFIG, encoder=dataclasses.replace(CONFIG.encoder, norm=norm))
+    model = build(config)
+    fingerprint = checkpoint.save(model, tmp_path / "m")
+    loaded = checkpoint.load(tmp_path / "m")
+    assert loaded.fingerprint == fingerprint
+    assert loaded.model.config == config
+    assert not loaded.model.training
+    codes = model.encode(wav())
+    assert torch.equal(loaded.model.encode(wav()), codes)
+    torch.testing.assert_close(
+        loaded.model.decode(codes), model.decode(codes), rtol=1e-4, atol=1e-6
+    )
+    assert not any("parametrizations" in key for key in loaded.model.state_dict())
+    assert model.training  # saving changed nothing
+    assert any("parametrizations" in k for k in model.state_dict()) == (norm is Norm.WEIGHT)
+
+
+def test_half_precision_halves_the_file_and_hardly_changes_the_audio(tmp_path):
+    model = build()
+    checkpoint.save(model, tmp_path / "wide")
+    checkpoint.save(model, tmp_path / "half", dtype=torch.float16)
+    sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("wide", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    codes = model.encode(wav())
+    halved = checkpoint.load(tmp_path / "half").model
+    assert all(p.dtype == torch.float32 for p in halved.parameters())
+    difference = (halved.decode(codes) - model.decode(codes)).square().mean()
+    assert float(difference) < 1e-5 * float(model.decode(codes).square().mean())
+
+
+def test_other_weights_have_another_fingerprint(tmp_path):
+    model = build()
+    first = checkpoint.save(model, tmp_path / "m")
+    model.quantizer.codewords[0, 0, 0] += 1
+    assert checkpoint.save(model, tmp_path / "m") != first
+
+
+@pytest.mark.parametrize("norm", [Norm.NONE, Norm.WEIGHT])
+def test_loading_into_a_model_keeps_weight_norm_and_takes_other_numbers_of_stages(tmp_path, norm):
+    config = dataclasses.replace(CONFIG, encoder=dataclasses.replace(CONFIG.encoder, norm=norm))
+    model = build(config)
+    checkpoint.save(model, tmp_path / "m")
+    for stages in (2, 4, 6):
+        other = CodecModel(
+            dataclasses.replace(config, quantizer=QuantizerConfig(stages=stages, codebook_size=32))
+        )
+        checkpoint.load_into(other, tmp_path / "m")
+        padded = model.pad(wav())
+        torch.testing.assert_close(other.latent(padded), model.latent(padded), rtol=1e-4, atol=1e-5)
+        shared = min(stages, 4)
+        assert torch.equal(other.quantizer.codewords[:shared], model.quantizer.codewords[:shared])
+        assert any("parametrizations" in k for k in other.state_dict()) == (norm is Norm.WEIGHT)
+
+
+def damage_config(folder):
+    (folder / "config.json").write_text('{"hop": 3}')
+
+
+def damage_weights(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def no_config(folder):
+    (folder / "config.json").unlink()
+
+
+def other_config(folder):
+    config = dataclasses.replace(CONFIG, latent_dim=8)
+    (folder / "config.json").write_text(config.to_json())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_config, "config.json: config has an unknown key 'hop'"),
+        (damage_weights, "not a complete safetensors file"),
+        (no_weights, "model.safetensors: cannot be read"),
+        (no_config, "neither a folder with a config.json nor the name of a shipped model"),
+        (other_config, "misshapen"),
+    ],
+)
+def test_a_damaged_folder_is_told_in_one_line(tmp_path, damage, message):
+    checkpoint.save(build(), tmp_path / "m")
+    damage(tmp_path / "m")
+    with pytest.raises(ModelError) as caught:
+        checkpoint.load(tmp_path / "m")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    checkpoint.write_atomically(path, b"old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
