@@ -7,6 +7,7 @@ and the place in the batch alone: a resumed run sees what an uninterrupted one w
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -273,6 +274,24 @@ def batches_from(dataset: Batches, start: int, steps: int, *, workers: int) -> I
         multiprocessing_context="fork" if workers else None,
     )
     return iter(loader)
+
+
+def silent_share(wav: Tensor) -> float:
+    """The share of a batch's items, [B, C, T], that hold nothing to hear."""
+    return float((wav.abs().amax(dim=(1, 2)) < _SILENCE).float().mean())
+
+
+def too_many_skipped(corpus: Corpus) -> str | None:
+    """A warning where more than one file in twenty is of no use."""
+    skipped, all_files = len(corpus.skipped), len(corpus.skipped) + len(corpus.clips)
+    if skipped <= all_files / 20:
+        return None
+    reasons = Counter(entry.reason.split(" (")[0] for entry in corpus.skipped)
+    reason, count = reasons.most_common(1)[0]
+    return (
+        f"{skipped} of {all_files} files are of no use, most for this reason: {reason} ({count}); "
+        "the others are trained on"
+    )
 
 
 def validation_batch(corpus: Corpus, clips: list[Clip], config: DataConfig) -> list[Tensor]:

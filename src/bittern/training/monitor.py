@@ -14,7 +14,7 @@ from bittern.training.validation import Scores
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # the backend must be chosen first
 
-CURVES = "curves.csv"
+CURVES, WARNINGS = "curves.csv", "warnings.log"
 FIELDS = ("step", "audio_seconds", "name", "value")
 
 
@@ -57,6 +57,13 @@ class Monitor:
     def say(self, text: str) -> None:
         self.bar.write(text)
 
+    def warn(self, step: int, text: str) -> None:
+        """Say what is wrong, and keep it in `warnings.log` and TensorBoard."""
+        self.say(f"warning, step {step}: {text}")
+        self.board.add_text("warnings", text, step)
+        with (self._path.parent / WARNINGS).open("a") as file:
+            file.write(f"step {step}: {text}\n")
+
     def validation(self, step: int, scores: Scores, sample_rate: int) -> None:
         """Log scores, codebook use, and the first clip to hear and to see."""
         self.scalars(step, {f"validation/{name}": v for name, v in scores.values.items()})
@@ -84,6 +91,16 @@ class Monitor:
         self.bar.close()
         self.board.close()
         self._file.close()
+
+
+def by_stage(logged: dict[str, Tensor | float]) -> dict[str, float]:
+    """Numbers by name; of a vector over the stages its sum, and each stage's under its number."""
+    values = {}
+    for name, value in logged.items():
+        if isinstance(value, Tensor) and value.ndim:
+            values |= {f"{name}/{k:02d}": float(v) for k, v in enumerate(value.tolist(), start=1)}
+        values[name] = float(value.sum()) if isinstance(value, Tensor) else value
+    return values
 
 
 def draw_spectrograms(versions: dict[str, Tensor]):

@@ -5,10 +5,19 @@ import math
 import torch
 from torch import nn
 
-from bittern.training.settings import OptimizerConfig, Schedule
+from bittern.training.muon import MuonAdamW, kernels_and_rest
+from bittern.training.settings import OptimizerConfig, OptimizerKind, Schedule
 
 
-def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer of what in `module` is to learn."""
+    if config.kind is OptimizerKind.MUON:
+        return MuonAdamW(
+            kernels_and_rest(module),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
     parameters = [p for p in module.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         parameters,

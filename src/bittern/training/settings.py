@@ -41,10 +41,16 @@ class TrainOnly(StrEnum):
     DECODER = "decoder"  # codes keep their meaning: files made before still decode
 
 
+class OptimizerKind(StrEnum):
+    ADAMW = "adamw"  # arXiv:1711.05101
+    MUON = "muon"  # for the kernels of convolutions, AdamW for the rest; see muon.py
+
+
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """AdamW (arXiv:1711.05101) with warm-up."""
+    """How weights move, and by how much over time."""
 
+    kind: OptimizerKind = OptimizerKind.ADAMW
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -84,6 +90,7 @@ class TrainConfig:
     precision: str = "32-true"
     threads: int | None = None
     accumulate: int = 1
+    compile: bool = False
     skip_limit: int = 20
     log_every: int = 20
     validate_every: int = 500

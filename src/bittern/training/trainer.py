@@ -17,10 +17,20 @@ from bittern.quantizer import Quantized, draw_stages
 from bittern.shapes import Waveform
 from bittern.training.adversary import Adversary
 from bittern.training.balancer import Balancer
-from bittern.training.data import Batches, Corpus, batches_from, open_corpus, validation_batch
+from bittern.training.data import (
+    Batches,
+    Corpus,
+    batches_from,
+    open_corpus,
+    silent_share,
+    too_many_skipped,
+    validation_batch,
+)
 from bittern.training.errors import DivergedError
+from bittern.training.health import Health
 from bittern.training.losses import ReconstructionLoss
-from bittern.training.monitor import Monitor
+from bittern.training.monitor import Monitor, by_stage
+from bittern.training.pace import Pace
 from bittern.training.schedule import build_optimizer, learning_rate, update_average
 from bittern.training.settings import TrainConfig, TrainOnly
 from bittern.training.state import (
@@ -102,6 +112,9 @@ class Trainer:
             revival_threshold=config.codebook.revival_threshold,
         )
         self._begin()
+        if config.compile:
+            self.model.encoder.compile()
+            self.model.decoder.compile()
         self.autoencoder, self.optimizer = self.fabric.setup(
             Autoencoder(self.model), build_optimizer(self.model, config.optimizer)
         )
@@ -114,6 +127,9 @@ class Trainer:
         if config.adversary.start_step is not None:
             self.adversary = Adversary(config.adversary, config.model, self.fabric)
         self.skipped = self.skipped_in_a_row = 0  # updates without finite gradients
+        self.health = Health(
+            config.model.quantizer.codebook_size, codebooks_learn=config.train_only is None
+        )
         self.notes: list[str] = []  # of the start, for the monitor to say
         if not self._resume() and config.init is not None:
             self._inherit(config.init)
@@ -148,34 +164,43 @@ class Trainer:
         config, began = self.config, time.monotonic()
         batch_seconds = config.data.batch_size * config.data.segment_seconds
         self.monitor = self._monitor(batch_seconds)
+        pace = Pace(batch_seconds)
         batches = batches_from(self.batches, self.step, config.steps, workers=config.data.workers)
-        clock, mark = time.monotonic(), self.step
-        for wav in batches:
+        for wav in pace.batches(batches):
             logged = self.train_step(wav.to(self.fabric.device))
             self.step += 1
-            if self.step % config.log_every == 0 and self.monitor:
-                now = time.monotonic()
-                rate = (self.step - mark) * batch_seconds / (now - clock)
-                clock, mark = now, self.step
-                values = _by_stage(logged)
-                self.monitor.scalars(self.step, values | {"rate/audio_seconds": rate})
-                self.monitor.progress(self.step, values["loss/total"], rate)
-            over = (
-                config.stop_after_minutes is not None
-                and time.monotonic() - began > 60 * config.stop_after_minutes
-            )
-            last = self.step == config.steps or over
-            if self.step % config.validate_every == 0 or last:
-                pause = time.monotonic()
-                self.validate()
-                clock += time.monotonic() - pause
-            if self.step % config.save_every == 0 or last:
-                self.save()
+            if self.step % config.log_every == 0:
+                self._report(logged | {"data/silent": silent_share(wav)} | pace.lap())
+            last = self.step == config.steps or self._time_is_over(began)
+            with pace.pause():
+                if self.step % config.validate_every == 0 or last:
+                    self.validate()
+                if self.step % config.save_every == 0 or last:
+                    self.save()
             if last:
                 self.bequeath()
                 break
         if self.monitor:
             self.monitor.close()
+
+    def _time_is_over(self, began: float) -> bool:
+        """Whether this start has had its minutes, as the first rank's clock has it."""
+        minutes = self.config.stop_after_minutes
+        if minutes is None:
+            return False
+        return self.fabric.broadcast(time.monotonic() - began > 60 * minutes)
+
+    def _report(self, logged: dict[str, Tensor | float]) -> None:
+        """Show numbers, and say what is wrong with them."""
+        if not self.monitor:
+            return
+        values = by_stage(logged)
+        self.monitor.scalars(self.step, values)
+        self.monitor.progress(self.step, values["loss/total"], values["rate/audio_seconds"])
+        for warning in self.health.check(
+            values, self.codebooks.counts if self.quantizing else None
+        ):
+            self.monitor.warn(self.step, warning)
 
     def train_step(self, wav: Waveform) -> dict[str, Tensor | float]:
         """One update on [B, C, T]; returns what is worth logging."""
@@ -193,6 +218,7 @@ class Trainer:
         for index, part in enumerate(parts):
             with self.fabric.no_backward_sync(self.autoencoder, enabled=part is not parts[-1]):
                 learnt.append(self._learn_from(part, stages[index], commitment_weights[index]))
+        before_clipping = self._gradient_norms()
         norm = self.fabric.clip_gradients(
             self.autoencoder,
             self.optimizer,
@@ -201,6 +227,7 @@ class Trainer:
         )
         assert norm is not None
         logged = self._mean_losses(learnt) | {"gradient/norm": norm.detach()}
+        logged |= before_clipping
         if self._may_update(norm):
             self.optimizer.step()
             logged |= self._update_codebooks([part.quantized for part in learnt])
@@ -240,6 +267,20 @@ class Trainer:
         logged: dict[str, Tensor | float] = {f"loss/{name}": loss for name, loss in mean.items()}
         logged |= {f"balancer/{name}": scale for name, scale in learnt[-1].scales.items()}
         return logged | {"loss/total": self.loss.weighted(mean)}
+
+    def _gradient_norms(self) -> dict[str, Tensor]:
+        """Norms of the parts' gradients, where they will be logged (in fp16: scaled)."""
+        if (self.step + 1) % self.config.log_every:
+            return {}
+        parts = {"encoder": self.model.encoder, "decoder": self.model.decoder}
+        grads = {
+            n: [p.grad for p in m.parameters() if p.grad is not None] for n, m in parts.items()
+        }
+        return {
+            f"gradient/{name}": torch.nn.utils.get_total_norm(held)
+            for name, held in grads.items()
+            if held
+        }
 
     def _may_update(self, norm: Tensor) -> bool:
         """Whether gradients are finite; where they are not, the update is left out and counted.
@@ -434,16 +475,8 @@ class Trainer:
             monitor.say(note)
         for skipped in self.corpus.skipped[:20]:
             monitor.say(f"skipped {skipped.path}: {skipped.reason}")
+        if warning := too_many_skipped(self.corpus):
+            monitor.warn(self.step, warning)
         if self.step:
             monitor.say(f"going on from step {self.step}")
         return monitor
-
-
-def _by_stage(logged: dict[str, Tensor | float]) -> dict[str, float]:
-    """Numbers by name; of a vector over the stages its sum, and each stage's under its number."""
-    values = {}
-    for name, value in logged.items():
-        if isinstance(value, Tensor) and value.ndim:
-            values |= {f"{name}/{k:02d}": v for k, v in enumerate(value.tolist(), start=1)}
-        values[name] = float(value.sum()) if isinstance(value, Tensor) else value
-    return values
