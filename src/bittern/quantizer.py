@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from bittern.config import QuantizerConfig
 from bittern.shapes import Codes, Latent
 
+_MARGIN = 2e-6  # of |x|^2 + |e|^2; scores nearer than that may be in the wrong order in float32
+
 
 class Quantized(NamedTuple):
     """What one training forward gives.
@@ -41,6 +43,7 @@ class ResidualQuantizer(nn.Module):
         self.stages = config.stages
         self.codebook_size = config.codebook_size
         self.register_buffer("codewords", torch.zeros(config.stages, config.codebook_size, dim))
+        self._kept: tuple[Tensor, int, Tensor, Tensor] | None = None
 
     def encode(self, latent: Latent, stages: int | None = None) -> Codes:
         """Nearest codeword at each stage by squared distance, in float32; ties to the lowest index.
@@ -54,13 +57,61 @@ class ResidualQuantizer(nn.Module):
         """
         stages = self._check_stages(stages)
         with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
-            residual = rearrange(latent.float(), "b d f -> (b f) d")
-            picked = []
-            for codebook in self.codewords[:stages]:
-                indices = nearest(residual, codebook)
-                residual = residual - codebook[indices]
-                picked.append(indices)
-            return rearrange(torch.stack(picked), "k (b f) -> b k f", b=latent.shape[0])
+            vectors = rearrange(latent.float(), "b d f -> (b f) d")
+            norms, transposed = self._tables()
+            given, picked, gaps = [vectors], [], []
+            for codebook, columns, norm in zip(
+                self.codewords[:stages], transposed, norms, strict=False
+            ):
+                scores = torch.addmm(norm, given[-1], columns, alpha=-2)
+                smallest, indices = scores.topk(min(2, len(codebook)), dim=1, largest=False)
+                picked.append(indices[:, 0])
+                gaps.append(smallest[:, -1] - smallest[:, 0])
+                given.append(given[-1] - codebook.index_select(0, picked[-1]))
+            codes, gap = torch.stack(picked), torch.stack(gaps)  # [k, M]
+            size = torch.stack(given[:-1]).square().sum(dim=2) + norms[:stages].gather(1, codes)
+            rows = (gap <= _MARGIN * size).any(dim=0).nonzero().flatten()
+            if len(rows) and self.codebook_size > 1:
+                codes[:, rows] = self._settle(vectors[rows], stages)
+            return rearrange(codes, "k (b f) -> b k f", b=latent.shape[0])
+
+    def _settle(self, vectors: Tensor, stages: int) -> Tensor:
+        """The same search by distances in float64 wherever scores nearly tie: [M, D] -> [k, M].
+
+        What rounding makes of a near tie depends on the library and on how many vectors come at
+        once; this does not, and so codes do not depend on how audio is cut into chunks.
+        """
+        norms, _ = self._tables()
+        residual, picked = vectors, []
+        for codebook, norm in zip(self.codewords[:stages], norms, strict=False):
+            scores = torch.addmm(norm, residual, codebook.T, alpha=-2)
+            best, first = scores.min(dim=1, keepdim=True)
+            size = residual.square().sum(dim=1, keepdim=True) + norm[first]
+            near = scores <= best + _MARGIN * size
+            indices = torch.cat(
+                [
+                    _nearest_among(*portion, codebook)
+                    for portion in zip(residual.split(64), near.split(64), strict=True)
+                ]
+            )
+            residual = residual - codebook.index_select(0, indices)
+            picked.append(indices)
+        return torch.stack(picked)
+
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        """Squared norms [K, N] and transposed codebooks [K, D, N], kept until codewords change.
+
+        One vector by a transposed codebook takes a third of the time that it takes otherwise.
+        """
+        codewords = self.codewords
+        if torch.compiler.is_compiling():
+            return codewords.square().sum(dim=2), codewords.mT
+        version = codewords._version
+        if self._kept is None or self._kept[0] is not codewords or self._kept[1] != version:
+            with torch.inference_mode(False):
+                norms = codewords.square().sum(dim=2)
+                self._kept = (codewords, version, norms, codewords.mT.contiguous())
+        return self._kept[2:]
 
     def decode(self, codes: Codes) -> Latent:
         """Sum the codewords: [B, k, F] with 1 <= k <= K -> [B, D, F].
@@ -145,6 +196,17 @@ class ResidualQuantizer(nn.Module):
         if not 1 <= stages <= self.stages:
             raise ValueError(f"got {stages} stages; this quantizer has 1 to {self.stages}")
         return stages
+
+
+def _nearest_among(vectors: Tensor, candidates: Tensor, codebook: Tensor) -> Tensor:
+    """Nearest of each vector's candidates, the lowest index among equals: [M, D], [M, N] -> [M]."""
+    rows, indices = candidates.nonzero(as_tuple=True)
+    distances = (vectors[rows].double() - codebook[indices].double()).square().sum(dim=1)
+    least = distances.new_full((len(vectors),), torch.inf).scatter_reduce(
+        0, rows, distances, "amin"
+    )
+    indices = indices.where(distances <= least[rows], len(codebook))
+    return rows.new_zeros(len(vectors)).scatter_reduce(0, rows, indices, "amin", include_self=False)
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class StreamingEncoder:
     def _device(self) -> torch.device:
         return self.model.quantizer.codewords.device
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def push(self, samples: Waveform) -> Codes:
         """Code as many frames as are complete: [B, C, n] with any n >= 0 -> [B, k, f], f >= 0.
 
@@ -66,7 +66,7 @@ class StreamingEncoder:
         self._buffer = pending[..., whole:].clone()
         return self._code(pending[..., :whole])
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def flush(self) -> Codes:
         """The last codes, [B, k, f]: silence fills the last frame and what the transform laps over.
 
@@ -132,7 +132,7 @@ class StreamingDecoder:
         self._layers: StreamState = {}
         self._samples = -self.model.config.delay  # given so far; below 0 the delay is due yet
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def push(self, codes: Codes) -> Waveform:
         """Decode frames: [B, k, f] with any f >= 0 and 1 <= k <= K -> [B, C, n].
 

@@ -7,12 +7,15 @@ Causal padding, kernel 3, stride 1 (`.` is the left context: zeros, or the end o
                                    output     AAA BBB CCC (tail of c: next chunk)
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from bittern.config import Norm, Padding
+from bittern.nn import dense
 from bittern.nn.streaming import StatefulModule, StreamState
 
 
@@ -45,12 +48,20 @@ class Conv1d(StatefulModule):
         )
         self.norm = nn.GroupNorm(1, out_channels) if norm is Norm.TIME_GROUP else nn.Identity()
         self.context = max((kernel_size - 1) * dilation + 1 - stride, 0)  # steps of look-back
+        self.stride = stride
+        self.dilation = dilation
         self.padding = padding
         self.causal = causal
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         if self.context:
             x = self._with_context(x, state)
+        weight = cast(Tensor, self.conv.weight)
+        if dense.takes(weight, x):
+            out = dense.convolve(
+                x, weight, cast(Tensor | None, self.conv.bias), self.stride, self.dilation
+            )
+            return self.norm(out)
         return self.norm(self.conv(x))
 
     def _with_context(self, x: Tensor, state: StreamState | None) -> Tensor:
@@ -101,7 +112,14 @@ class ConvTranspose1d(StatefulModule):
             x = torch.cat([past, x], dim=-1)
             state[self.state_key] = x[..., x.shape[-1] - self.context :]
             lead += self.context * self.stride
-        return self.norm(self.conv(x))[..., lead : lead + length]
+        weight = cast(Tensor, self.conv.weight)
+        if dense.takes(weight, x) and weight.shape[2] % self.stride == 0:
+            out = dense.convolve_transposed(
+                x, weight, cast(Tensor | None, self.conv.bias), self.stride
+            )
+        else:
+            out = self.conv(x)
+        return self.norm(out)[..., lead : lead + length]
 
 
 def _pad(x: Tensor, left: int, right: int, padding: Padding) -> Tensor:

@@ -1,0 +1,79 @@
+"""Convolutions with large weights as matrix products, for use (training has `F.conv1d`).
+
+Two reasons. A library's convolution rearranges its weights at every call, which at one frame a push
+costs several times the product itself; here they are arranged once and kept. And its way of summing
+depends on the number of steps, so that the same frame comes out a little different in another chunk;
+a product of rows does not as long as their number is a multiple of `_ROWS` (measured with oneDNN and
+MKL on AVX-512; elsewhere they agree to float32 rounding). Codes are then the same, bit for bit,
+however audio is pushed.
+"""
+
+from collections.abc import MutableMapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_LARGE = 1 << 16  # weights from which it pays; below, and at high step rates, convolutions win
+_ROWS = 4
+_BLOCK = 2048  # rows at once, which bounds the memory for windows
+_kept: MutableMapping[Tensor, tuple[int, Tensor]] = WeakTensorKeyDictionary()
+
+
+def takes(weight: Tensor, x: Tensor) -> bool:
+    """Whether a convolution with this weight on `x` is to be computed here."""
+    if weight.numel() < _LARGE or torch.compiler.is_compiling() or x.dtype != torch.float32:
+        return False
+    return not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad))
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
+    """`F.conv1d` without padding: [B, C, L], [C', C, k] -> [B, C', L']."""
+    span = (weight.shape[2] - 1) * dilation + 1
+    windows = x.unfold(2, span, stride)[..., ::dilation].transpose(1, 2)  # [B, L', C, k]
+    return _product(windows, _arranged(weight, transposed=False), bias).transpose(1, 2)
+
+
+def convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """`F.conv_transpose1d` for a kernel of n * stride: [B, C, L] -> [B, C', (L + n - 1) * stride]."""
+    batch, _, length = x.shape
+    channels, kernel = weight.shape[1:]
+    lapping = kernel // stride
+    parts = _product(x.transpose(1, 2), _arranged(weight, transposed=True), None)
+    parts = parts.view(batch, length, channels, lapping, stride)
+    out = x.new_zeros(batch, length + lapping - 1, channels, stride)
+    for part in range(lapping):
+        out[:, part : part + length] += parts[:, :, :, part]
+    out = out.transpose(1, 2).reshape(batch, channels, -1)
+    return out if bias is None else out + bias[:, None]
+
+
+def _arranged(weight: Tensor, *, transposed: bool) -> Tensor:
+    """The weight as a matrix [N, K]; on CPUs in oneDNN's own order, kept until the weight changes."""
+    flat = weight.flatten(1).T if transposed else weight.flatten(1)
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return flat
+    version = 0 if weight.is_inference() else weight._version
+    found = _kept.get(weight)
+    if found is None or found[0] != version:
+        with torch.no_grad():
+            packed = torch.ops.mkldnn._reorder_linear_weight(flat.detach().contiguous(), _ROWS)
+        found = _kept[weight] = (version, packed)
+    return found[1]
+
+
+def _product(windows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Rows by a matrix: [B, L, ...], [N, K] -> [B, L, N]."""
+    batch, length = windows.shape[:2]
+    if batch * length > _BLOCK and length > 1:
+        step = max(_BLOCK // batch, 1)
+        return torch.cat([_product(part, weight, bias) for part in windows.split(step, 1)], dim=1)
+    rows = windows.reshape(batch * length, -1)
+    if len(rows) % _ROWS:
+        rows = F.pad(rows, (0, 0, 0, -len(rows) % _ROWS))
+    if weight.is_mkldnn:
+        out = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    else:
+        out = F.linear(rows, weight, bias)
+    return out[: batch * length].view(batch, length, -1)
