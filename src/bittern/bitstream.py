@@ -225,6 +225,43 @@ def unpack(chunk: Chunk, header: Header, stages: int | None = None) -> NDArray[n
     return flat.reshape(stages, header.streams, chunk.frames).transpose(1, 0, 2)
 
 
+@dataclass(frozen=True)
+class ChunkHead:
+    """What stands before a payload."""
+
+    sync: bytes
+    index: int
+    frames: int
+    stages: int
+    length: int  # of the payload, bytes
+    checksum: int
+
+    def fits(self, header: Header) -> bool:
+        """Whether a chunk of this file, or its end chunk, may look like that."""
+        if self.sync != SYNC or self.stages > header.stages or self.frames > header.chunk_frames:
+            return False
+        if self.frames == 0:
+            return self.stages == 0 and self.length == _END.size and header.samples is None
+        if self.stages == 0 or self.length != header.payload_bytes(self.frames, self.stages):
+            return False
+        if header.frames is None:
+            return True
+        return self.frames == min(
+            header.chunk_frames, header.frames - self.index * header.chunk_frames
+        )
+
+
+def parse_chunk_head(data: bytes) -> ChunkHead:
+    """Read the 16 bytes before a payload."""
+    sync, index, frames, stages, length, checksum = _CHUNK.unpack(data)
+    return ChunkHead(sync, index, frames, stages, int.from_bytes(length, "little"), checksum)
+
+
+def parse_end(payload: bytes) -> tuple[int, int]:
+    """Samples and source samples from an end chunk's payload of 16 bytes."""
+    return _END.unpack(payload)
+
+
 class Writer:
     """Writes a file chunk by chunk: `write` as often as needed, then `finish` once."""
 
@@ -317,6 +354,8 @@ class Reader:
         self.name = name
         self._file = file
         self._offset = 0
+        self._start = file.tell() if file.seekable() else 0
+        self._index = self._frames = 0  # chunks behind us, and their frames
         self.header = Header.from_bytes(self._read(HEADER_BYTES), name)
 
     @property
@@ -329,44 +368,57 @@ class Reader:
         Raises:
             FormatError: a chunk is damaged, missing, repeated or cut short, or bytes are left over.
         """
-        index = frames = 0
-        while index != self.header.chunks:
-            chunk = self._next(index, frames)
+        while self._index != self.header.chunks:
+            chunk = self._next()
             if chunk is None:
                 break
             yield chunk
-            index += 1
-            frames += chunk.frames
         if self._read(1):
             raise FormatError(
                 f"{self.name}: bytes are left over behind the last chunk (byte {self._offset - 1})"
             )
 
-    def _next(self, index: int, frames_before: int) -> Chunk | None:
+    def skip(self, chunks: int) -> None:
+        """Pass over chunks, or all that there are; their payloads are not checked.
+
+        Raises:
+            FormatError: where chunks should be are none.
+        """
+        end = self._index + chunks
+        while self._index not in (end, self.header.chunks):
+            if self._next(skipping=True) is None:
+                return
+
+    def _next(self, *, skipping: bool = False) -> Chunk | None:
         """The next chunk, or None behind a live file's end chunk."""
-        start = self._offset
-        head = self._read(_CHUNK.size)
-        if len(head) < _CHUNK.size:
+        start, index = self._offset, self._index
+        data = self._read(_CHUNK.size)
+        if len(data) < _CHUNK.size:
             raise self._error(index, start, "missing: the file is cut short")
-        sync, got_index, frames, stages, length, checksum = _CHUNK.unpack(head)
-        length = int.from_bytes(length, "little")
+        head = parse_chunk_head(data)
+        frames, stages = head.frames, head.stages
         ending = frames == 0 and self.header.chunks is None
         expected = _END.size if ending else self.header.payload_bytes(frames, stages)
-        if sync != SYNC:
+        if head.sync != SYNC:
             raise self._error(index, start, "damaged: no sync word")
-        if length != expected or stages > self.header.stages or (stages == 0) != ending:
+        if head.length != expected or stages > self.header.stages or (stages == 0) != ending:
             raise self._error(index, start, "damaged: its lengths do not fit")
-        payload = self._read(length)
-        if len(payload) < length:
+        skipping = skipping and not ending and self._file.seekable()
+        payload = b"" if skipping else self._read(head.length)
+        if skipping:
+            self._offset = self._file.seek(head.length, 1) - self._start
+        elif len(payload) < head.length:
             raise self._error(index, start, f"cut short at byte {self._offset}")
-        if zlib.crc32(payload, zlib.crc32(head[:-4])) != checksum:
+        elif zlib.crc32(payload, zlib.crc32(data[:-4])) != head.checksum:
             raise self._error(index, start, "damaged: the checksum does not match")
-        if got_index != index:
-            raise self._error(index, start, f"not here: chunk {got_index + 1} is in its place")
+        if head.index != index:
+            raise self._error(index, start, f"not here: chunk {head.index + 1} is in its place")
         if ending:
-            self._end(index, frames_before, payload)
+            self._end(index, self._frames, payload)
             return None
-        self._check_frames(index, frames_before, frames, start)
+        self._check_frames(index, self._frames, frames, start)
+        self._index += 1
+        self._frames += frames
         return Chunk(index, frames, stages, payload)
 
     def _check_frames(self, index: int, before: int, frames: int, start: int) -> None:

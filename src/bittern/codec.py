@@ -225,18 +225,31 @@ class Codec:
         self.compress_stream(stream, file, stages=stages, bitrate_kbps=bitrate_kbps)
         return file.getvalue()
 
-    def decompress(self, data: bytes, *, stages: int | None = None) -> Audio:
+    def decompress(
+        self,
+        data: bytes,
+        *,
+        stages: int | None = None,
+        start: float = 0.0,
+        duration: float | None = None,
+        recover: bool = False,
+    ) -> Audio:
         """Bring compressed audio back, at its original sample rate and of its original length.
 
         Args:
             data: the bytes of a `.btn` file.
             stages: decode only the first so many.
+            start: seconds to leave out; what comes equals that part of the whole.
+            duration: seconds to give at most; by default all up to the end.
+            recover: conceal what is damaged instead of raising an error.
 
         Raises:
             FormatError: not a `.btn` file, damaged or cut short.
             ModelMismatchError: made with another model.
         """
-        stream = self.decompress_stream(io.BytesIO(data), "data", stages=stages)
+        stream = self.decompress_stream(
+            io.BytesIO(data), "data", stages=stages, start=start, duration=duration, recover=recover
+        )
         samples = audio.gather(stream.blocks, stream.channels)
         return Audio(torch.from_numpy(np.ascontiguousarray(samples)), stream.sample_rate)
 
@@ -321,7 +334,14 @@ class Codec:
         )
 
     def decompress_stream(
-        self, file: BinaryIO, name: str, *, stages: int | None = None
+        self,
+        file: BinaryIO,
+        name: str,
+        *,
+        stages: int | None = None,
+        start: float = 0.0,
+        duration: float | None = None,
+        recover: bool = False,
     ) -> DecodedStream:
         """Decompress as bytes come: read the header now, and the rest as `blocks` are taken.
 
@@ -329,11 +349,23 @@ class Codec:
             file: a `.btn` file or a pipe with one.
             name: for messages.
             stages: decode only the first so many.
+            start: see `decompress`; the chunks before are skipped.
+            duration: see `decompress`; the chunks behind are not read.
+            recover: see `decompress`; the file must be able to seek. `lost` of what is returned
+                names the spans.
 
         Raises:
             FormatError, ModelMismatchError: see `decompress`; also from `blocks`.
         """
-        return transcode.decompress_stream(self._checkpoint, file, name, stages=stages)
+        return transcode.decompress_stream(
+            self._checkpoint,
+            file,
+            name,
+            stages=stages,
+            start=start,
+            duration=duration,
+            recover=recover,
+        )
 
     def _stages(self, stages: int | None, bitrate_kbps: float | None) -> int:
         if bitrate_kbps is not None:

@@ -5,11 +5,15 @@
 For files and bytes see `codec.py`; for pushing samples as they come see `stream.py`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bittern.config import CodecConfig, LinearPath, NetworkInput
+from bittern.nn.conv import Conv1d, ConvTranspose1d
+from bittern.nn.recurrent import ResidualLSTM
 from bittern.nn.seanet import Decoder, Encoder, damp_last_layer
 from bittern.nn.streaming import StreamState, name_states
 from bittern.nn.transform import LinearTransform, mdct_basis
@@ -111,6 +115,25 @@ class CodecModel(nn.Module):
             out = out * self.spread[:, None]
             return self.transform.synthesise(out if frames is None else out + frames, state)
         return out if frames is None else out + self.transform.synthesise(frames, state)
+
+    @property
+    def decoder_field(self) -> int | None:
+        """Frames of codes before a frame that its samples depend on; None: all, or those behind too.
+
+        A decoder that starts so many frames early, from silence, gives the same samples.
+        """
+        if not self.config.streamable:
+            return None
+        field, rate = 0.0, 1  # steps to a frame, at the layer
+        for layer in self.decoder.modules():
+            if isinstance(layer, ResidualLSTM):
+                return None
+            if isinstance(layer, Conv1d | ConvTranspose1d):
+                field += layer.context / rate
+            if isinstance(layer, ConvTranspose1d):
+                rate *= layer.stride
+        lapping = 0 if self.transform is None else self.transform.synthesis.context
+        return math.ceil(field) + lapping
 
     def _path(self) -> tuple[Tensor, Tensor]:
         """Which coefficients the linear path takes, and what each is multiplied by, [D]."""

@@ -11,6 +11,9 @@ from bittern.nn.streaming import StreamState
 from bittern.shapes import Codes, Waveform
 
 _SAMPLES_KEY, _BUFFER_KEY = "stream.samples", "stream.buffer"
+_LATENT_KEY, _LOST_KEY = "stream.latent", "stream.lost"
+_FADE = 0.85  # of concealed frames, one to the next
+_FADED_FRAMES = 40  # from here on they are silence
 
 
 class StreamingEncoder:
@@ -147,7 +150,34 @@ class StreamingDecoder:
         if codes.shape[-1] == 0:
             return torch.zeros(self.batch, self.model.config.channels, 0, device=device)
         latent = self.model.quantizer.decode(codes.to(device))
-        wav = self.model.synthesise(latent, self._layers)
+        self._layers[_LATENT_KEY] = latent[..., -1:]
+        self._layers.pop(_LOST_KEY, None)
+        return self._give(self.model.synthesise(latent, self._layers))
+
+    @torch.inference_mode()
+    def conceal(self, frames: int) -> Waveform:
+        """Bridge frames that are lost: [B, C, n] as from `push`.
+
+        The decoder runs on, with the last latent fading away; behind the fade there is silence.
+        """
+        device = self.model.quantizer.codewords.device
+        channels, hop = self.model.config.channels, self.model.config.hop_length
+        wav = torch.zeros(self.batch, channels, frames * hop, device=device)
+        last = self._layers.get(_LATENT_KEY)
+        if last is not None:
+            lost = int(self._layers.get(_LOST_KEY, torch.zeros(())))
+            count = min(max(_FADED_FRAMES - lost, 0), frames)
+            gains = _FADE ** torch.arange(lost + 1, lost + count + 1, device=device)
+            if count:
+                wav[..., : count * hop] = self.model.synthesise(last * gains, self._layers)
+            if lost + frames < _FADED_FRAMES:
+                self._layers[_LOST_KEY] = torch.tensor(lost + frames)
+            else:
+                self._layers = {}
+        return self._give(wav)
+
+    def _give(self, wav: Waveform) -> Waveform:
+        """Less the delay at the start, and what lies beyond the length."""
         start = max(-self._samples, 0)
         end = wav.shape[-1]
         if self.length is not None:

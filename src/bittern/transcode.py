@@ -6,24 +6,24 @@ people come in through `codec.py`.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 import numpy as np
 import torch
 
-from bittern import audio, bitstream
+from bittern import audio, bitstream, decoding
 from bittern.audio import AudioStream, Resampler
 from bittern.checkpoint import Checkpoint
-from bittern.errors import AudioError, FormatError, ModelMismatchError
+from bittern.errors import AudioError, ConfigError, FormatError, ModelMismatchError
 from bittern.model import CodecModel
+from bittern.recovery import Gap, Salvage
 from bittern.shapes import Codes, Waveform
-from bittern.stream import StreamingDecoder, StreamingEncoder
+from bittern.stream import StreamingEncoder
 from bittern.wav import Block
 
 CHUNK_SECONDS = 6.0
 _MOST_CHUNK_FRAMES = 4096
-_DECODE_FRAMES = 512  # at once at most, however long a file's chunks claim to be
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,23 @@ class Receipt:
 class DecodedStream(AudioStream):
     """Audio being decompressed; its receipt is complete once all blocks are taken."""
 
-    reader: bitstream.Reader
+    reader: bitstream.Reader | Salvage
     began: float
+
+    @property
+    def lost(self) -> list[Gap]:
+        """Spans that could not be read and were concealed."""
+        return self.reader.gaps if isinstance(self.reader, Salvage) else []
 
     def receipt(self) -> Receipt:
         """What it came to."""
         elapsed = time.perf_counter() - self.began
-        return _receipt(self.reader.header, self.reader.bytes_read, elapsed)
+        receipt = _receipt(self.reader.header, self.reader.bytes_read, elapsed)
+        return (
+            receipt
+            if self.samples is None
+            else replace(receipt, seconds=self.samples / self.sample_rate)
+        )
 
 
 def compress_stream(
@@ -125,7 +135,14 @@ def compress_stream(
 
 
 def decompress_stream(
-    codec: Checkpoint, file: BinaryIO, name: str, *, stages: int | None = None
+    codec: Checkpoint,
+    file: BinaryIO,
+    name: str,
+    *,
+    stages: int | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    recover: bool = False,
 ) -> DecodedStream:
     """Decompress as bytes come: read the header now, and the rest as `blocks` are taken.
 
@@ -134,21 +151,41 @@ def decompress_stream(
         file: a `.btn` file or a pipe with one.
         name: for messages.
         stages: decode only the first so many.
+        start: seconds to leave out; only the chunks that are needed are read.
+        duration: seconds to give at most; by default all up to the end.
+        recover: conceal what is damaged or missing; `file` must be able to seek.
 
     Raises:
         FormatError: not a `.btn` file, damaged or cut short; also from `blocks`.
         ModelMismatchError: made with another model.
+        ConfigError: `recover` together with a span.
     """
     began = time.perf_counter()
-    reader = bitstream.Reader(file, name)
+    spanned = start > 0 or duration is not None
+    if recover and spanned:
+        raise ConfigError("a span cannot be recovered alone; recover the whole file")
+    reader = Salvage(file, name) if recover else bitstream.Reader(file, name)
     _check_fits(reader, codec)
     header = reader.header
+    samples = header.source_samples
+    if isinstance(reader, Salvage):
+        blocks = decoding.recovered(codec.model, reader, stages)
+    elif spanned:
+        first = round(start * header.source_rate)
+        count = None if duration is None else round(duration * header.source_rate)
+        blocks = decoding.decoded_span(codec.model, reader, stages, first, count)
+        if samples is not None:
+            samples = (
+                max(samples - first, 0) if count is None else min(max(samples - first, 0), count)
+            )
+    else:
+        blocks = decoding.decoded(codec.model, reader, stages)
     return DecodedStream(
         name=name,
         sample_rate=header.source_rate,
         channels=header.channels * header.streams,
-        samples=header.source_samples,
-        blocks=_decoded(codec.model, reader, stages),
+        samples=samples,
+        blocks=blocks,
         reader=reader,
         began=began,
     )
@@ -196,47 +233,7 @@ def _codes(
         yield from tail.split(chunk_frames, dim=-1)
 
 
-def _decoded(model: CodecModel, reader: bitstream.Reader, stages: int | None) -> Iterator[Block]:
-    """Blocks at the source's rate, as many samples as the source had."""
-    header = reader.header
-    channels = header.channels * header.streams
-    resampler = Resampler(header.sample_rate, header.source_rate, channels)
-    for wav in _waveforms(model, reader, stages):
-        block = wav.reshape(channels, -1).T.contiguous().cpu().numpy()
-        yield resampler.push(block)
-    yield resampler.flush(reader.header.source_samples)
-
-
-def _waveforms(
-    model: CodecModel, reader: bitstream.Reader, stages: int | None
-) -> Iterator[Waveform]:
-    """Waveforms [streams, C, n] at the model's rate, as many samples as were coded."""
-    header = reader.header
-    device = model.quantizer.codewords.device
-    portions = (torch.from_numpy(bitstream.unpack(chunk, header, stages)) for chunk in reader)
-    if not model.config.streamable:
-        codes = torch.cat(list(portions) or [torch.zeros(header.streams, 1, 0).long()], dim=-1)
-        yield model.decode(codes.to(device), reader.header.samples)
-        return
-    decoder = StreamingDecoder(model, batch=header.streams, length=header.samples)
-    held = torch.zeros(header.streams, header.channels, 0, device=device)
-    for codes in portions:
-        for portion in codes.split(_DECODE_FRAMES, dim=-1):
-            wav = decoder.push(portion)
-            if header.samples is None:
-                # the end is not known yet, and lies up to one frame before that of the codes
-                wav = torch.cat([held, wav], dim=-1)
-                give = max(wav.shape[-1] - header.hop_length, 0)
-                wav, held = wav[..., :give], wav[..., give:]
-            yield wav
-    if header.samples is None:
-        ended = reader.header
-        codes_end = max((ended.frames or 0) * header.hop_length - model.config.delay, 0)
-        surplus = codes_end - (ended.samples or 0)
-        yield held[..., : held.shape[-1] - surplus]
-
-
-def _check_fits(reader: bitstream.Reader, codec: Checkpoint) -> None:
+def _check_fits(reader: bitstream.Reader | Salvage, codec: Checkpoint) -> None:
     header, config = reader.header, codec.model.config
     if header.fingerprint != codec.fingerprint:
         raise ModelMismatchError(

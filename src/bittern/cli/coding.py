@@ -1,10 +1,13 @@
 """`bittern compress` and `bittern decompress`. Torch is imported when they run."""
 
 import argparse
+import shutil
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import tempfile
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from bittern.cli.options import (
     Commands,
@@ -14,6 +17,7 @@ from bittern.cli.options import (
     add_rate,
     positive_float,
     positive_int,
+    seconds,
 )
 from bittern.cli.ports import PIPE, label, open_input, open_output, pair_files, run_jobs
 from bittern.errors import ConfigError
@@ -21,6 +25,7 @@ from bittern.errors import ConfigError
 if TYPE_CHECKING:
     from bittern import audio
     from bittern.codec import Codec
+    from bittern.recovery import Gap
     from bittern.transcode import Receipt
 
 
@@ -104,6 +109,17 @@ def add_decompress(commands: Commands) -> None:
     command.add_argument(
         "--stages", type=positive_int, metavar="N", help="decode only the first so many stages"
     )
+    command.add_argument(
+        "--start", type=seconds, default=0.0, metavar="S", help="seconds to leave out"
+    )
+    command.add_argument(
+        "--duration", type=seconds, metavar="S", help="seconds to decode (default: to the end)"
+    )
+    command.add_argument(
+        "--recover",
+        action="store_true",
+        help="of damaged files: decode what is intact, conceal the rest and say where it is",
+    )
     add_model(command)
     command.add_argument(
         "--raw", action="store_true", help="standard output gets 16-bit samples without a header"
@@ -122,8 +138,17 @@ def _decompress(args: argparse.Namespace) -> int:
 def _decompress_one(codec: "Codec", source: str, target: str, args: argparse.Namespace) -> str:
     from bittern import audio
 
-    with open_input(source) as file:
-        stream = codec.decompress_stream(file, label(source), stages=args.stages)
+    with _open_container(source, args) as file:
+        stream = codec.decompress_stream(
+            file,
+            label(source),
+            stages=args.stages,
+            start=args.start,
+            duration=args.duration,
+            recover=args.recover,
+        )
+        for gap in stream.lost:
+            _say_lost(gap, source, args)
         rate, channels, samples = stream.sample_rate, stream.channels, stream.samples
         if target != PIPE:
             with audio.create_audio(Path(target), rate, channels, samples=samples) as out:
@@ -136,6 +161,30 @@ def _decompress_one(codec: "Codec", source: str, target: str, args: argparse.Nam
                     out.write(block)
                     pipe.flush()
     return _decompressed(stream.receipt())
+
+
+@contextmanager
+def _open_container(source: str, args: argparse.Namespace) -> Generator[BinaryIO, None, None]:
+    """The input; to recover a pipe's data it is put into a temporary file first."""
+    with open_input(source) as file:
+        if not args.recover or file.seekable():
+            yield file
+            return
+        with tempfile.TemporaryFile() as spool:
+            shutil.copyfileobj(file, spool)
+            spool.seek(0)
+            yield spool
+
+
+def _say_lost(gap: "Gap", source: str, args: argparse.Namespace) -> None:
+    if args.quiet:
+        return
+    last = gap.index + gap.chunks
+    which = f"chunk {last}" if gap.chunks == 1 else f"chunks {gap.index + 1}-{last}"
+    print(
+        f"bittern: {label(source)}: lost {gap.start:.2f}-{gap.end:.2f} s ({which}), concealed",
+        file=sys.stderr,
+    )
 
 
 def _decompressed(receipt: "Receipt") -> str:
