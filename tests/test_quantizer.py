@@ -126,3 +126,19 @@ def test_code_statistics_of_known_distributions():
     usage, entropy = code_statistics(codes, 16)
     torch.testing.assert_close(usage, torch.tensor([0.5, 1 / 16], dtype=torch.float64))
     torch.testing.assert_close(entropy, torch.tensor([3.0, 0.0], dtype=torch.float64))
+
+
+def test_a_quantizer_made_in_inference_mode_works(quantizer):
+    with torch.inference_mode():
+        made = ResidualQuantizer(QuantizerConfig(stages=STAGES, codebook_size=ENTRIES), DIM)
+        made.codewords.copy_(quantizer.codewords)
+        codes = made.encode(latents())
+    assert torch.equal(codes, quantizer.encode(latents()))
+
+
+def test_codewords_changed_in_place_are_searched_as_they_are_now(quantizer):
+    quantizer.encode(latents())
+    quantizer.codewords.mul_(-1)
+    fresh = ResidualQuantizer(QuantizerConfig(stages=STAGES, codebook_size=ENTRIES), DIM)
+    fresh.codewords.copy_(quantizer.codewords)
+    assert torch.equal(quantizer.encode(latents()), fresh.encode(latents()))

@@ -106,7 +106,7 @@ class ResidualQuantizer(nn.Module):
         codewords = self.codewords
         if torch.compiler.is_compiling():
             return codewords.square().sum(dim=2), codewords.mT
-        version = codewords._version
+        version = 0 if codewords.is_inference() else codewords._version
         if self._kept is None or self._kept[0] is not codewords or self._kept[1] != version:
             with torch.inference_mode(False):
                 norms = codewords.square().sum(dim=2)
