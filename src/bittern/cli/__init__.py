@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import bittern
+from bittern.cli.bench import add_bench
 from bittern.cli.coding import add_compress, add_decompress
 from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_verify
 from bittern.cli.options import Parser, report
@@ -53,6 +54,7 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_trim(commands)
     add_cut(commands)
     add_cat(commands)
+    add_bench(commands)
     evaluate = commands.add_parser("evaluate", help="score codecs on a folder of audio")
     evaluate.set_defaults(verbose=0)
     if argv[:1] == ["evaluate"]:  # what it needs is heavy, and an extra
