@@ -161,10 +161,16 @@ class Trainer:
 
     def fit(self) -> None:
         """Train to the last step, or until the time allowed is over; everything is saved then."""
-        config, began = self.config, time.monotonic()
-        batch_seconds = config.data.batch_size * config.data.segment_seconds
+        batch_seconds = self.config.data.batch_size * self.config.data.segment_seconds
         self.monitor = self._monitor(batch_seconds)
-        pace = Pace(batch_seconds)
+        try:
+            self._loop(Pace(batch_seconds))
+        finally:
+            if self.monitor:
+                self.monitor.close()
+
+    def _loop(self, pace: Pace) -> None:
+        config, began = self.config, time.monotonic()
         batches = batches_from(self.batches, self.step, config.steps, workers=config.data.workers)
         for wav in pace.batches(batches):
             logged = self.train_step(wav.to(self.fabric.device))
@@ -180,8 +186,6 @@ class Trainer:
             if last:
                 self.bequeath()
                 break
-        if self.monitor:
-            self.monitor.close()
 
     def _time_is_over(self, began: float) -> bool:
         """Whether this start has had its minutes, as the first rank's clock has it."""

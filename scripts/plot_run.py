@@ -1,0 +1,26 @@
+"""Draw the curves of runs over each other: python scripts/plot_run.py RUN... [-o curves.png].
+
+A RUN is a run's folder or its curves.csv. Losses, validation scores, gradient norms, codebooks.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bittern.training.curves import draw
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("-o", "--out", type=Path, default=Path("curves.png"))
+    arguments = parser.parse_args()
+    try:
+        draw(arguments.runs, arguments.out)
+    except (OSError, ValueError) as error:
+        sys.exit(f"plot_run: {error}")
+    print(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
