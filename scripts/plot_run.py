@@ -11,7 +11,7 @@ from bittern.training.curves import draw
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Draw the curves of runs over each other.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("-o", "--out", type=Path, default=Path("curves.png"))
     arguments = parser.parse_args()

@@ -45,7 +45,7 @@ def update_average(average: nn.Module, current: nn.Module, decay: float, step: i
     The decay is warmed up, as the first steps would otherwise weigh on thousands that follow.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    ours, theirs = list(average.parameters()), list(current.parameters())
-    torch._foreach_lerp_(ours, theirs, 1 - decay)
+    for held, fresh in zip(average.parameters(), current.parameters(), strict=True):
+        held.lerp_(fresh, 1 - decay)
     for held, fresh in zip(average.buffers(), current.buffers(), strict=True):
         held.copy_(fresh)

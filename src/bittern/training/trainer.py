@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from bittern import checkpoint
@@ -136,11 +136,12 @@ class Trainer:
 
     def _open_corpus(self) -> Corpus:
         """Scan on the first process of each node, then read what it found on the others."""
-        if self.fabric.local_rank == 0:
-            corpus = open_corpus(self.config.data, self.config.model.sample_rate)
-        self.fabric.barrier()
-        if self.fabric.local_rank != 0:
-            corpus = open_corpus(self.config.data, self.config.model.sample_rate, quiet=True)
+        first = self.fabric.local_rank == 0
+        if not first:
+            self.fabric.barrier()
+        corpus = open_corpus(self.config.data, self.config.model.sample_rate, quiet=not first)
+        if first:
+            self.fabric.barrier()
         return corpus
 
     def _begin(self) -> None:
