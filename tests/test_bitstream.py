@@ -254,8 +254,8 @@ def with_header_field(data: bytes, offset: int, value: bytes) -> bytes:
 
 def test_an_unknown_coder_is_refused():
     data, _ = example()
-    with pytest.raises(FormatError, match="coder 1; this Bittern knows coder 0"):
-        read_file(with_header_field(data, 5, b"\x01"))
+    with pytest.raises(FormatError, match="coder 2; this Bittern knows coders 0 and 1"):
+        read_file(with_header_field(data, 5, b"\x02"))
 
 
 def test_hostile_headers_and_chunks_are_refused_without_allocating():

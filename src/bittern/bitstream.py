@@ -2,7 +2,7 @@
 
 Layout, field by field, in docs/format.md:
 
-    header (52 bytes) | chunk 0 | chunk 1 | ... | end chunk, only where the header has no length
+    header (52 or 64 bytes) | chunk 0 | chunk 1 | ... | end chunk, only where the header has no length
 
 A chunk holds the codes of some seconds, stage behind stage, each stage from a whole byte on, so
 that cutting payloads short lowers the bitrate (`editing.py`). What the codes mean is the model's
@@ -15,184 +15,26 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bittern import packing
 from bittern.errors import FormatError
+from bittern.header import HEADER_BYTES as HEADER_BYTES
+from bittern.header import MOST_CHANNELS as MOST_CHANNELS
+from bittern.header import RATES as RATES
+from bittern.header import VERSION as VERSION
+from bittern.header import Header, read_header
+from bittern.packing import Coder
 
-MAGIC = b"BTRN"
-VERSION = 1
-CODER_RAW = 0  # codes packed at bits_per_code; other values are for coders to come
-RATES = (1_000, 768_000)  # Hz, of model and source
-MOST_CHANNELS = 255
 SYNC = b"\xb7\x7b"
 
-_HEADER = struct.Struct("<4sBB8sIIBBBHBBBHQQI")
 _CHUNK = struct.Struct("<2sIHB3sI")  # sync, index, frames, stages, payload length, CRC
 _END = struct.Struct("<QQ")
-_UNKNOWN = 2**64 - 1  # a sample count while live
-_LONGEST_PAYLOAD = 2**24 - 1
-_MOST_SAMPLES = 2**53
 
-HEADER_BYTES = _HEADER.size
 CHUNK_OVERHEAD_BYTES = _CHUNK.size
-
-
-@dataclass(frozen=True, kw_only=True)
-class Header:
-    """What a file says about itself.
-
-    Raises:
-        ValueError: a field is out of range or does not fit another.
-    """
-
-    fingerprint: bytes  # 8 bytes, of the model's weights
-    sample_rate: int  # of the model, Hz
-    source_rate: int  # of the audio that was compressed, Hz
-    channels: int  # of the model
-    source_channels: int
-    streams: int = 1  # code sequences side by side; streams * channels come out
-    hop_length: int  # samples at `sample_rate` to one frame
-    bits_per_code: int
-    stages: int
-    extra_frames: int  # frames beyond ceil(samples / hop_length), 1 with a lapped transform
-    chunk_frames: int  # frames in every chunk but the last
-    samples: int | None = None  # for each channel at `sample_rate`; None while live
-    source_samples: int | None = None  # the same at `source_rate`
-
-    def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
-            value = cast(int, getattr(self, name))
-            if not low <= value <= high:
-                raise ValueError(f"{name} is {value}, expected {low} to {high}")
-        if len(self.fingerprint) != 8:
-            raise ValueError(f"fingerprint has {len(self.fingerprint)} bytes, expected 8")
-        if self.payload_bytes(self.chunk_frames, self.stages) > _LONGEST_PAYLOAD:
-            raise ValueError(f"chunk_frames is {self.chunk_frames}, too many for one chunk")
-        _check_samples(self)
-
-    @property
-    def frames(self) -> int | None:
-        """Frames of each stream, or None while live."""
-        if not self.samples:
-            return self.samples
-        return -(-self.samples // self.hop_length) + self.extra_frames
-
-    @property
-    def chunks(self) -> int | None:
-        """Chunks with codes, or None while live."""
-        return None if self.frames is None else -(-self.frames // self.chunk_frames)
-
-    @property
-    def kbps_per_stage(self) -> float:
-        """Nominal, of all streams together."""
-        return self.sample_rate / self.hop_length * self.bits_per_code * self.streams / 1000
-
-    def stage_bytes(self, frames: int) -> int:
-        """Bytes that one stage takes in a chunk of `frames` frames."""
-        return -(-self.streams * frames * self.bits_per_code // 8)
-
-    def payload_bytes(self, frames: int, stages: int) -> int:
-        return stages * self.stage_bytes(frames)
-
-    def seconds(self, frames: int) -> float:
-        return frames * self.hop_length / self.sample_rate
-
-    def to_bytes(self) -> bytes:
-        """The 52 bytes that a file begins with."""
-        body = _HEADER.pack(
-            MAGIC,
-            VERSION,
-            CODER_RAW,
-            self.fingerprint,
-            self.sample_rate,
-            self.source_rate,
-            self.channels,
-            self.source_channels,
-            self.streams,
-            self.hop_length,
-            self.bits_per_code,
-            self.stages,
-            self.extra_frames,
-            self.chunk_frames,
-            _UNKNOWN if self.samples is None else self.samples,
-            _UNKNOWN if self.source_samples is None else self.source_samples,
-            0,
-        )[:-4]
-        return body + zlib.crc32(body).to_bytes(4, "little")
-
-    @classmethod
-    def from_bytes(cls, data: bytes, name: str) -> "Header":
-        """Read what `to_bytes` wrote; `name` is the file's, for messages.
-
-        Raises:
-            FormatError: not a `.btn` file, another version or coder, damaged, or out of range.
-        """
-        if data[:4] != MAGIC:
-            raise FormatError(
-                f"{name}: not a .btn file (it begins with {data[:4].hex() or 'nothing'})"
-            )
-        if len(data) > 4 and data[4] != VERSION:
-            raise FormatError(
-                f"{name}: .btn version {data[4]}; this Bittern reads version {VERSION}. "
-                "Update Bittern"
-            )
-        if len(data) < HEADER_BYTES:
-            raise FormatError(
-                f"{name}: cut short in the header (byte {len(data)} of {HEADER_BYTES})"
-            )
-        values = _HEADER.unpack(data)
-        if zlib.crc32(data[:-4]) != values[-1]:
-            raise FormatError(
-                f"{name}: the header is damaged (bytes 0-{HEADER_BYTES - 1}, checksum)"
-            )
-        if values[2] != CODER_RAW:
-            raise FormatError(
-                f"{name}: codes are packed by coder {values[2]}; this Bittern knows coder "
-                f"{CODER_RAW}. Update Bittern"
-            )
-        names = [name for name, _, _ in _RANGES]
-        samples, source_samples = (None if n == _UNKNOWN else n for n in values[-3:-1])
-        fields = dict(zip(names, values[4:-3], strict=True))
-        try:
-            return cls(
-                fingerprint=values[3], samples=samples, source_samples=source_samples, **fields
-            )
-        except ValueError as error:
-            raise FormatError(f"{name}: the header makes no sense ({error})") from None
-
-
-# fields between fingerprint and sample counts in the order of the file, with their ranges
-_RANGES = (
-    ("sample_rate", *RATES),
-    ("source_rate", *RATES),
-    ("channels", 1, MOST_CHANNELS),
-    ("source_channels", 1, MOST_CHANNELS),
-    ("streams", 1, 255),
-    ("hop_length", 1, 65535),
-    ("bits_per_code", 1, 16),
-    ("stages", 1, 255),
-    ("extra_frames", 0, 255),
-    ("chunk_frames", 1, 65535),
-)
-
-
-def _check_samples(header: Header) -> None:
-    """Both counts or neither, and samples = ceil(source_samples * sample_rate / source_rate)."""
-    samples, source_samples = header.samples, header.source_samples
-    if (samples is None) != (source_samples is None):
-        raise ValueError("only one of samples and source_samples is known")
-    if samples is None or source_samples is None:
-        return
-    if not (0 <= samples <= _MOST_SAMPLES and 0 <= source_samples <= _MOST_SAMPLES):
-        raise ValueError(f"samples are {samples} and {source_samples}, expected 0 to 2^53")
-    if samples != -(-source_samples * header.sample_rate // header.source_rate):
-        raise ValueError(
-            f"{samples} samples at {header.sample_rate} Hz and {source_samples} at "
-            f"{header.source_rate} Hz are not the same duration"
-        )
 
 
 @dataclass(frozen=True)
@@ -205,24 +47,44 @@ class Chunk:
     payload: bytes
 
 
-def pack(codes: NDArray[np.int64], header: Header) -> bytes:
-    """Pack codes [S streams, k, F], most significant bit first, each stage from a whole byte on."""
-    by_stage = codes.transpose(1, 0, 2).reshape(codes.shape[1], -1, 1)
-    shifts = np.arange(header.bits_per_code - 1, -1, -1)
-    bits = ((by_stage >> shifts) & 1).astype(np.uint8)
-    return np.packbits(bits.reshape(len(bits), -1), axis=1).tobytes()
+def pack(codes: NDArray[np.int64], header: Header, coder: Coder | None = None) -> bytes:
+    """The payload of codes [S streams, k, F]; see `packing.py`."""
+    if header.entropy is None:
+        return packing.pack_raw(codes, header.bits_per_code)
+    return packing.pack_ranged(codes, header.bits_per_code, coder)
 
 
-def unpack(chunk: Chunk, header: Header, stages: int | None = None) -> NDArray[np.int64]:
-    """The codes of a chunk, or of its first `stages` stages: [S streams, k, F]."""
+def unpack(
+    chunk: Chunk, header: Header, stages: int | None = None, coder: Coder | None = None
+) -> NDArray[np.int64]:
+    """The codes of a chunk, or of its first `stages` stages: [S streams, k, F].
+
+    Raises:
+        FormatError: a range coded payload makes no sense, or there is no coder for it.
+    """
     stages = chunk.stages if stages is None else min(stages, chunk.stages)
+    shape = (header.streams, stages, chunk.frames, header.bits_per_code)
+    if header.entropy is None:
+        return packing.unpack_raw(chunk.payload, *shape)
+    try:
+        return packing.unpack_ranged(chunk.payload, *shape, coder)
+    except ValueError as error:
+        raise FormatError(f"chunk {chunk.index + 1} cannot be decoded ({error})") from None
+
+
+def prefix(chunk: Chunk, header: Header, stages: int) -> bytes:
+    """The payload of a chunk's first `stages` stages; no coder is needed.
+
+    Raises:
+        FormatError: the lengths in a range coded payload make no sense.
+    """
     width = header.stage_bytes(chunk.frames)
-    data = np.frombuffer(chunk.payload, np.uint8, stages * width).reshape(stages, width)
-    count = header.streams * chunk.frames
-    bits = np.unpackbits(data, axis=1, count=count * header.bits_per_code)
-    weights = 1 << np.arange(header.bits_per_code - 1, -1, -1)
-    flat = bits.reshape(stages, count, -1).astype(np.int64) @ weights
-    return flat.reshape(stages, header.streams, chunk.frames).transpose(1, 0, 2)
+    if header.entropy is None:
+        return chunk.payload[: stages * width]
+    try:
+        return chunk.payload[: packing.ranged_bytes(chunk.payload, stages, width)]
+    except ValueError as error:
+        raise FormatError(f"chunk {chunk.index + 1} makes no sense ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -242,7 +104,7 @@ class ChunkHead:
             return False
         if self.frames == 0:
             return self.stages == 0 and self.length == _END.size and header.samples is None
-        if self.stages == 0 or self.length != header.payload_bytes(self.frames, self.stages):
+        if self.stages == 0 or not header.takes(self.length, self.frames, self.stages):
             return False
         if header.frames is None:
             return True
@@ -265,15 +127,19 @@ def parse_end(payload: bytes) -> tuple[int, int]:
 class Writer:
     """Writes a file chunk by chunk: `write` as often as needed, then `finish` once."""
 
-    def __init__(self, file: BinaryIO, header: Header, *, live: bool = False) -> None:
+    def __init__(
+        self, file: BinaryIO, header: Header, *, live: bool = False, coder: Coder | None = None
+    ) -> None:
         """Write the header.
 
         Args:
             file: where to write, from its present position on.
             header: with or without sample counts.
             live: `file` cannot be gone back in; without sample counts an end chunk will give them.
+            coder: that of `header.entropy`; without it, codes in such a file are stored raw.
         """
         self.header = header
+        self._coder = coder
         self.bytes_written = 0
         self._file = file
         self._live = live
@@ -290,7 +156,7 @@ class Writer:
                 f"codes are {list(codes.shape)}; expected {self.header.streams} streams and up to "
                 f"{self.header.stages} stages"
             )
-        self.copy(Chunk(self._index, frames, stages, pack(codes, self.header)))
+        self.copy(Chunk(self._index, frames, stages, pack(codes, self.header, self._coder)))
 
     def copy(self, chunk: Chunk) -> None:
         """Append a chunk that is packed already."""
@@ -356,7 +222,8 @@ class Reader:
         self._offset = 0
         self._start = file.tell() if file.seekable() else 0
         self._index = self._frames = 0  # chunks behind us, and their frames
-        self.header = Header.from_bytes(self._read(HEADER_BYTES), name)
+        self.header = read_header(self._read, name)
+        self.coder: Coder | None = None  # for whoever unpacks the chunks
 
     @property
     def bytes_read(self) -> int:
@@ -398,10 +265,11 @@ class Reader:
         head = parse_chunk_head(data)
         frames, stages = head.frames, head.stages
         ending = frames == 0 and self.header.chunks is None
-        expected = _END.size if ending else self.header.payload_bytes(frames, stages)
+        length = head.length
+        fits = length == _END.size if ending else self.header.takes(length, frames, stages)
         if head.sync != SYNC:
             raise self._error(index, start, "damaged: no sync word")
-        if head.length != expected or stages > self.header.stages or (stages == 0) != ending:
+        if not fits or stages > self.header.stages or (stages == 0) != ending:
             raise self._error(index, start, "damaged: its lengths do not fit")
         skipping = skipping and not ending and self._file.seekable()
         payload = b"" if skipping else self._read(head.length)

@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from bittern.config import CodecConfig
+from bittern.entropy import ENTROPY_FILE, EntropyModel
+from bittern.entropy import load as load_entropy
 from bittern.errors import ConfigError, ModelError
 from bittern.model import CodecModel
 
@@ -35,6 +37,7 @@ class Checkpoint:
     model: CodecModel
     fingerprint: bytes
     folder: Path
+    entropy: EntropyModel | None = None
 
 
 def shipped_folders() -> list[Path]:
@@ -81,7 +84,19 @@ def load(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Chec
     fold_weight_norm(model)
     state, fingerprint = _read_weights(folder)
     _fill(model, state, folder)
-    return Checkpoint(model.eval().requires_grad_(False).to(device), fingerprint, folder)
+    model = model.eval().requires_grad_(False).to(device)
+    return Checkpoint(model, fingerprint, folder, _entropy_model(model, folder))
+
+
+def _entropy_model(model: CodecModel, folder: Path) -> EntropyModel | None:
+    entropy = load_entropy(folder)
+    own = model.config.quantizer
+    if entropy and (entropy.stages, entropy.codebook_size) != (own.stages, own.codebook_size):
+        raise ModelError(
+            f"{folder / ENTROPY_FILE}: is for {entropy.stages} stages of {entropy.codebook_size} "
+            f"codes; the model has {own.stages} of {own.codebook_size}. Fit it anew"
+        )
+    return entropy
 
 
 def load_into(model: CodecModel, name_or_folder: str | Path) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from bittern import audio, bitstream, checkpoint, transcode
 from bittern.audio import AudioStream
 from bittern.config import CodecConfig
+from bittern.entropy import ENTROPY_FILE, EntropyModel
 from bittern.errors import ConfigError
 from bittern.files import atomic_file, refuse_same_file
 from bittern.model import CodecModel
@@ -65,6 +66,11 @@ class Codec:
     def fingerprint(self) -> bytes:
         """Of the weights; files made with them carry it."""
         return self._checkpoint.fingerprint
+
+    @property
+    def entropy(self) -> EntropyModel | None:
+        """The entropy model beside the weights, if there is one."""
+        return self._checkpoint.entropy
 
     @property
     def config(self) -> CodecConfig:
@@ -199,6 +205,7 @@ class Codec:
         *,
         stages: int | None = None,
         bitrate_kbps: float | None = None,
+        coder: str = "auto",
     ) -> bytes:
         """Compress audio in memory to the bytes of a `.btn` file.
 
@@ -207,6 +214,8 @@ class Codec:
             sample_rate: of `wav`, Hz; it is resampled to the model's.
             stages: how many to code, 1 to K; all by default.
             bitrate_kbps: instead of `stages`: the most that are not above this nominal bitrate.
+            coder: "range" codes losslessly with the checkpoint's entropy model, "raw" does not;
+                "auto" does if there is one.
 
         Raises:
             ValueError: wrong rank or type.
@@ -222,7 +231,7 @@ class Codec:
             )
         file = io.BytesIO()
         stream = audio.array_stream(samples, sample_rate)
-        self.compress_stream(stream, file, stages=stages, bitrate_kbps=bitrate_kbps)
+        self.compress_stream(stream, file, stages=stages, bitrate_kbps=bitrate_kbps, coder=coder)
         return file.getvalue()
 
     def decompress(
@@ -261,6 +270,7 @@ class Codec:
         stages: int | None = None,
         bitrate_kbps: float | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
+        coder: str = "auto",
     ) -> Receipt:
         """Compress an audio file; the target is replaced, whole or not at all.
 
@@ -278,6 +288,7 @@ class Codec:
                 bitrate_kbps=bitrate_kbps,
                 chunk_seconds=chunk_seconds,
                 live=not file.seekable(),
+                coder=coder,
             )
 
     def decompress_file(
@@ -310,6 +321,7 @@ class Codec:
         bitrate_kbps: float | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
         live: bool = False,
+        coder: str = "auto",
     ) -> Receipt:
         """Compress audio as it comes, writing each chunk as soon as it is full.
 
@@ -320,6 +332,7 @@ class Codec:
             bitrate_kbps: see `compress`.
             chunk_seconds: audio to a chunk, down to one frame.
             live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
+            coder: see `compress`.
 
         Raises:
             AudioError, ConfigError: see `compress`.
@@ -331,6 +344,7 @@ class Codec:
             stages=self._stages(stages, bitrate_kbps),
             chunk_seconds=chunk_seconds,
             live=live,
+            coder=self._coder(coder),
         )
 
     def decompress_stream(
@@ -366,6 +380,16 @@ class Codec:
             duration=duration,
             recover=recover,
         )
+
+    def _coder(self, name: str) -> EntropyModel | None:
+        if name not in ("auto", "range", "raw"):
+            raise ConfigError(f"coder is {name!r}; give auto, range or raw")
+        if name == "range" and self.entropy is None:
+            raise ConfigError(
+                f"{self._checkpoint.folder}: has no {ENTROPY_FILE}, which coder range needs. Fit it "
+                "with scripts/train_entropy.py, or use coder raw"
+            )
+        return None if name == "raw" else self.entropy
 
     def _stages(self, stages: int | None, bitrate_kbps: float | None) -> int:
         if bitrate_kbps is not None:

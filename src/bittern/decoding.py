@@ -13,6 +13,7 @@ from bittern.audio import Resampler
 from bittern.bitstream import Chunk, Reader
 from bittern.errors import ConfigError
 from bittern.model import CodecModel
+from bittern.packing import Coder
 from bittern.recovery import Gap, Salvage
 from bittern.shapes import Waveform
 from bittern.stream import StreamingDecoder
@@ -45,7 +46,7 @@ def recovered(model: CodecModel, salvage: Salvage, stages: int | None) -> Iterat
                 count = min(_DECODE_FRAMES, piece.frames - begin)
                 yield resampler.push(_to_block(decoder.conceal(count)))
         else:
-            for wav in _pushed(decoder, piece, header, stages):
+            for wav in _pushed(decoder, piece, header, stages, salvage.coder):
                 yield resampler.push(_to_block(wav))
     yield resampler.flush(header.source_samples)
 
@@ -99,7 +100,9 @@ def _waveforms(
     header = reader.header
     if not model.config.streamable:
         device = model.quantizer.codewords.device
-        portions = [torch.from_numpy(bitstream.unpack(c, header, stages)) for c in reader]
+        portions = [
+            torch.from_numpy(bitstream.unpack(c, header, stages, reader.coder)) for c in reader
+        ]
         codes = torch.cat(portions or [torch.zeros(header.streams, 1, 0).long()], dim=-1)
         yield model.decode(codes.to(device), reader.header.samples)
         return
@@ -108,7 +111,7 @@ def _waveforms(
     held = torch.zeros(header.streams, header.channels, 0)
     given = start
     for chunk in reader:
-        for wav in _pushed(decoder, chunk, header, stages):
+        for wav in _pushed(decoder, chunk, header, stages, reader.coder):
             out = wav
             if header.samples is None:
                 # the end is not known yet, and lies up to one frame before that of the codes
@@ -122,9 +125,13 @@ def _waveforms(
 
 
 def _pushed(
-    decoder: StreamingDecoder, chunk: Chunk, header: bitstream.Header, stages: int | None
+    decoder: StreamingDecoder,
+    chunk: Chunk,
+    header: bitstream.Header,
+    stages: int | None,
+    coder: Coder | None,
 ) -> Iterator[Waveform]:
-    codes = torch.from_numpy(bitstream.unpack(chunk, header, stages))
+    codes = torch.from_numpy(bitstream.unpack(chunk, header, stages, coder))
     for portion in codes.split(_DECODE_FRAMES, dim=-1):
         yield decoder.push(portion)
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from bittern.bitstream import Chunk, Header, Reader, Writer, unpack
+from bittern.bitstream import Chunk, Header, Reader, Writer, prefix, unpack
 from bittern.errors import FormatError
 
 
@@ -34,7 +34,7 @@ def trim(reader: Reader, file: BinaryIO, stages: int, *, live: bool = False) -> 
     writer = Writer(file, replace(reader.header, stages=stages), live=live)
     for chunk in reader:
         kept = min(stages, chunk.stages)
-        payload = chunk.payload[: reader.header.payload_bytes(chunk.frames, kept)]
+        payload = prefix(chunk, reader.header, kept)
         writer.copy(Chunk(chunk.index, chunk.frames, kept, payload))
     header = reader.header
     assert header.samples is not None  # known at the end
@@ -62,13 +62,18 @@ def cut(
         FormatError: there is no audio from chunk `first` on; and see `Reader`.
     """
     header = reader.header
-    writer = Writer(file, replace(header, samples=None, source_samples=None), live=live)
+    writer = Writer(
+        file,
+        replace(header, samples=None, source_samples=None),
+        live=live,
+        coder=reader.coder,
+    )
     samples: int | None = None
     frames = 0
     for chunk in reader:
         if end is not None and chunk.index == end:
             samples = frames * header.hop_length
-            surplus = unpack(chunk, header)[..., : header.extra_frames]
+            surplus = unpack(chunk, header, coder=reader.coder)[..., : header.extra_frames]
             if surplus.shape[-1]:
                 writer.write(surplus)
                 frames += surplus.shape[-1]
@@ -102,7 +107,7 @@ def cat(readers: Sequence[Reader], file: BinaryIO, *, live: bool = False) -> Wri
     header = _unknown_length(readers[0].header)
     for reader in readers[1:]:
         _check_same(reader, header, readers[0].name)
-    writer = Writer(file, header, live=live)
+    writer = Writer(file, header, live=live, coder=readers[0].coder)
     pending = np.zeros((header.streams, header.stages, 0), np.int64)
     frames = samples = 0
     for reader in readers:
@@ -129,7 +134,7 @@ def _check_same(reader: Reader, header: Header, name: str) -> None:
     own = _unknown_length(reader.header)
     if replace(own, chunk_frames=header.chunk_frames) == header:
         return
-    for field in ("fingerprint", "source_rate", "source_channels", "streams", "stages"):
+    for field in ("fingerprint", "entropy", "source_rate", "source_channels", "streams", "stages"):
         got, expected = getattr(own, field), getattr(header, field)
         if got != expected:
             raise FormatError(f"{reader.name}: has {field} {got}, but {name} has {expected}")
@@ -140,7 +145,7 @@ def _whole_stages(reader: Reader) -> Iterable[np.ndarray]:
     for chunk in reader:
         if chunk.stages != reader.header.stages:
             raise FormatError(f"{reader.name}: its chunks have different numbers of stages")
-        yield unpack(chunk, reader.header)
+        yield unpack(chunk, reader.header, coder=reader.coder)
 
 
 def _finish(writer: Writer, frames: int, samples: int) -> None:

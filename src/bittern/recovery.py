@@ -11,14 +11,15 @@ from typing import BinaryIO
 
 from bittern.bitstream import (
     CHUNK_OVERHEAD_BYTES,
-    HEADER_BYTES,
     SYNC,
     Chunk,
     Header,
     parse_chunk_head,
     parse_end,
+    read_header,
 )
 from bittern.errors import FormatError
+from bittern.packing import Coder
 
 _BLOCK = 1 << 16
 _PATIENCE = 64  # bytes to be summed for a byte of the file at most: hostile files stay cheap
@@ -54,7 +55,8 @@ class Salvage:
         self._file = file
         self._places: dict[int, int] = {}  # where the chunk of an index begins
         self._last_frames = 0
-        self.header = Header.from_bytes(file.read(HEADER_BYTES), name)
+        self.header = read_header(file.read, name)
+        self.coder: Coder | None = None  # for whoever unpacks the chunks
         self._scan()
         self.bytes_read = file.seek(0, 2)
         self.header = self._with_length()
@@ -86,11 +88,8 @@ class Salvage:
             self.header.payload_bytes(self.header.chunk_frames, self.header.stages), 16
         )
         patience = _PATIENCE * longest
-        buffer, offset, start = (
-            b"",
-            HEADER_BYTES,
-            0,
-        )  # `start` in the buffer, `offset` of the buffer
+        # `start` in the buffer, `offset` of the buffer
+        buffer, offset, start = b"", self.header.size, 0
         ended = False
         while True:
             if not ended and len(buffer) - start < longest:

@@ -17,6 +17,7 @@ from bittern.audio import AudioStream, Resampler
 from bittern.checkpoint import Checkpoint
 from bittern.errors import AudioError, ConfigError, FormatError, ModelMismatchError
 from bittern.model import CodecModel
+from bittern.packing import Coder
 from bittern.recovery import Gap, Salvage
 from bittern.shapes import Codes, Waveform
 from bittern.stream import StreamingEncoder
@@ -86,6 +87,7 @@ def compress_stream(
     stages: int,
     chunk_seconds: float = CHUNK_SECONDS,
     live: bool = False,
+    coder: Coder | None = None,
 ) -> Receipt:
     """Compress audio as it comes, writing each chunk as soon as it is full.
 
@@ -96,6 +98,7 @@ def compress_stream(
         stages: how many to code, 1 to K.
         chunk_seconds: audio to a chunk, down to one frame.
         live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
+        coder: the codec's entropy model; without one, codes are packed raw.
 
     Raises:
         AudioError: a sample is not finite, rate or channels do not fit, or there are fewer or more
@@ -120,8 +123,9 @@ def compress_stream(
         if known is None
         else audio.resampled_length(known, source.sample_rate, config.sample_rate),
         source_samples=known,
+        entropy=coder.fingerprint if coder else None,
     )
-    writer = bitstream.Writer(file, header, live=live)
+    writer = bitstream.Writer(file, header, live=live, coder=coder)
     resampler = Resampler(source.sample_rate, config.sample_rate, config.channels)
     blocks = _to_model(audio.checked(source), resampler, config.channels)
     for codes in _codes(codec.model, blocks, stages, header.chunk_frames):
@@ -166,6 +170,7 @@ def decompress_stream(
         raise ConfigError("a span cannot be recovered alone; recover the whole file")
     reader = Salvage(file, name) if recover else bitstream.Reader(file, name)
     _check_fits(reader, codec)
+    reader.coder = codec.entropy
     header = reader.header
     samples = header.source_samples
     if isinstance(reader, Salvage):
@@ -240,6 +245,12 @@ def _check_fits(reader: bitstream.Reader | Salvage, codec: Checkpoint) -> None:
             f"{reader.name}: made by model {header.fingerprint.hex()}, but "
             f"{codec.fingerprint.hex()} ({config.name}) was given. Pass --model with the name or "
             "folder of the model that made it"
+        )
+    if header.entropy and (codec.entropy is None or header.entropy != codec.entropy.fingerprint):
+        has = f"has {codec.entropy.fingerprint.hex()}" if codec.entropy else "has none"
+        raise ModelMismatchError(
+            f"{reader.name}: needs entropy model {header.entropy.hex()}, but {codec.folder} {has}. "
+            "Put the entropy.safetensors that made it beside the weights"
         )
     pairs = (
         ("sample rate", header.sample_rate, config.sample_rate),

@@ -35,6 +35,13 @@ def add_compress(commands: Commands) -> None:
     add_rate(command, required=False)
     add_model(command)
     command.add_argument(
+        "--coder",
+        choices=["auto", "range", "raw"],
+        default="auto",
+        help="range: smaller, without loss, by the model's entropy.safetensors; raw: without; "
+        "auto: range if the model has one",
+    )
+    command.add_argument(
         "--chunk-seconds",
         type=positive_float,
         default=6.0,
@@ -73,6 +80,7 @@ def _compress_one(codec: "Codec", source: str, target: str, args: argparse.Names
             bitrate_kbps=args.bitrate,
             chunk_seconds=args.chunk_seconds,
             live=live,
+            coder=args.coder,
         )
     return _compressed(receipt)
 

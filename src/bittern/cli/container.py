@@ -31,13 +31,15 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(name: str) -> dict[str, str | int | float | None]:
-    """What the header says; the whole file is walked only if the header leaves the length open."""
+def _describe(name: str) -> dict[str, str | int | float | list[float] | None]:
+    """What the header says; the file is walked if it is range coded or its length is left open."""
     with open_input(name) as file:
         reader = bitstream.Reader(file, label(name))
-        if reader.header.samples is None or name == PIPE:
-            for _ in reader:
-                pass
+        saved = _Saved(reader.header) if reader.header.entropy else None
+        if reader.header.samples is None or name == PIPE or saved:
+            for chunk in reader:
+                if saved:
+                    saved.count(chunk, reader.header)
         size = reader.bytes_read if name == PIPE else Path(name).stat().st_size
     header = reader.header
     facts = asdict(header)
@@ -49,11 +51,40 @@ def _describe(name: str) -> dict[str, str | int | float | None]:
         "measured_kbps": round(size * 8 / 1000 / seconds, 3) if seconds else None,
         "nominal_kbps": round(header.kbps_per_stage * header.stages, 3),
         "file_bytes": size,
-        **{key: value for key, value in facts.items() if key != "fingerprint"},
+        **{key: value for key, value in facts.items() if key not in ("fingerprint", "entropy")},
         "frames": header.frames,
         "chunks": header.chunks,
         "model_fingerprint": header.fingerprint.hex(),
+        **({} if saved is None else saved.facts(header)),
     }
+
+
+class _Saved:
+    """What range coding saves in a file, stage by stage."""
+
+    def __init__(self, header: bitstream.Header) -> None:
+        self._bytes = [0] * header.stages
+        self._raw = [0] * header.stages
+
+    def count(self, chunk: bitstream.Chunk, header: bitstream.Header) -> None:
+        raw = header.stage_bytes(chunk.frames)
+        before = 0
+        for stage in range(chunk.stages):
+            end = len(bitstream.prefix(chunk, header, stage + 1))
+            self._bytes[stage] += end - before
+            self._raw[stage] += raw
+            before = end
+
+    def facts(self, header: bitstream.Header) -> dict[str, "str | float | list[float]"]:
+        assert header.entropy is not None
+        pairs = list(zip(self._bytes, self._raw, strict=True))
+        whole = sum(self._raw)
+        bits = [round((1 - own / max(raw, 1)) * header.bits_per_code, 2) for own, raw in pairs]
+        return {
+            "entropy_model": header.entropy.hex(),
+            "saved_percent": round(100 * (1 - sum(self._bytes) / whole), 1) if whole else 0.0,
+            "saved_bits_of_code": bits,
+        }
 
 
 def add_verify(commands: Commands) -> None:

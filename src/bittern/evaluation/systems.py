@@ -100,7 +100,9 @@ class ModelFamily:
             samples, _ = codec.decompress(data)
             reader = bitstream.Reader(io.BytesIO(data), system.name)
             chunks = list(reader)
-            codes = [bitstream.unpack(chunk, reader.header)[0] for chunk in chunks]
+            codes = [
+                bitstream.unpack(chunk, reader.header, coder=codec.entropy)[0] for chunk in chunks
+            ]
             yield Coded(
                 system=system,
                 samples=np.asarray(samples, dtype=np.float32).mean(axis=0),

@@ -1,0 +1,266 @@
+"""How probable each code is, given those known already: a small network in exact whole numbers.
+
+A chunk is coded stage by stage. For a code of stage k at frame t are known all earlier stages of the
+chunk, of frames behind t as well, and so the network sees the sum of their codewords (in few
+dimensions) at t - 1, t and t + 1. The first stage sees its own codes at t - 1 and t - 2 instead.
+
+    context -> first -> relu -> second -> output -> powers of two -> frequencies
+
+Weights and activations are whole numbers, held in floats only where each partial sum is exact
+(checked when a model is loaded). Any order of summation, thread count, batch or library gives the
+same frequencies; hence the same files on every machine. Fitted by `training/entropy_fit.py`. No torch.
+"""
+
+import hashlib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as dump_tensors
+
+from bittern.errors import ModelError
+from bittern.rangecoder import TOTAL, RangeDecoder, RangeEncoder
+
+ENTROPY_FILE = "entropy.safetensors"
+STEPS_PER_BIT = 64  # of `table`
+HIDDEN_MOST = 511  # activations behind `first`
+NARROW_MOST = 1023  # and behind `second`, either sign
+
+_EXACT32, _EXACT64 = 2**24, 2**53
+_ROWS = 128  # frames at once, which bounds memory; what comes out does not depend on it
+
+Codes = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EntropyWeights:
+    """K stages, N codes, E dimensions of context, H hidden units, D before the output."""
+
+    embed: NDArray[np.int8]  # [K, N, E], what a code adds to the context
+    embed_shift: NDArray[np.uint8]  # [K], to be multiplied by 2^shift
+    first: NDArray[np.int16]  # [K, 3 * E, H]
+    first_bias: NDArray[np.int32]  # [K, H]
+    first_shift: NDArray[np.uint8]  # [K], sums are divided by 2^shift
+    second: NDArray[np.int16]  # [K, H, D]
+    second_shift: NDArray[np.uint8]  # [K]
+    output: NDArray[np.int8]  # [K, N, D]
+    output_bias: NDArray[np.int32]  # [K, N]
+    output_shift: NDArray[np.uint8]  # [K], 2^shift steps of output are one of `table`
+    table: NDArray[np.int32]  # [M], 2^(20 - i / STEPS_PER_BIT), 0 at last
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return dump_tensors(tensors, metadata={"format": "bittern entropy 1"})
+
+
+class EntropyModel:
+    """Codes chunks; a `packing.Coder`."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        """Read a model.
+
+        Args:
+            data: of `EntropyWeights.to_bytes`.
+            name: for messages.
+
+        Raises:
+            ModelError: it is not one, or its sums are not exact.
+        """
+        try:
+            weights = EntropyWeights(**load_tensors(data))
+            _check(weights)
+        except (SafetensorError, TypeError, ValueError) as error:
+            raise ModelError(f"{name}: not an entropy model ({error})") from None
+        self.fingerprint = hashlib.sha256(data).digest()[:8]
+        self.stages, self.codebook_size, self.width = weights.embed.shape
+        self._table = weights.table.astype(np.int64)
+        self._embed = weights.embed.astype(np.float64) * _power(weights.embed_shift)[:, None, None]
+        self._layers = [_Stage(weights, stage) for stage in range(self.stages)]
+        own = self._layers[0].first.reshape(3, self.width, -1)
+        self._own = [self._embed[0] @ own[0], self._embed[0] @ own[1]]  # [N, H] each
+
+    def start(self, streams: int, frames: int) -> "_Chunk":
+        """Begin a chunk, which depends on none before it."""
+        return _Chunk(self, streams, frames)
+
+    def frequencies(self, stage: int, sums: NDArray[np.float64]) -> NDArray[np.int64]:
+        """What `rangecoder` takes, [n, N], from sums behind the first layer's weights, [n, H].
+
+        All of it is exact but two correctly rounded operations, which are the same everywhere.
+        """
+        layer = self._layers[stage]
+        hidden = np.clip(np.floor((sums + layer.first_bias) * layer.first_scale), 0, HIDDEN_MOST)
+        narrow = np.floor((hidden @ layer.second) * layer.second_scale)
+        narrow = np.clip(narrow, -NARROW_MOST, NARROW_MOST).astype(np.float32)
+        logits = narrow @ layer.output + layer.output_bias
+        best = logits.argmax(axis=1)[:, None]
+        below = (np.take_along_axis(logits, best, axis=1) - logits) * layer.output_scale
+        weights = self._table[np.minimum(below, len(self._table) - 1).astype(np.int32)]
+        shared = TOTAL - weights.shape[1]  # each code has 1 of its own
+        scale = shared / weights.sum(axis=1, keepdims=True)
+        counts = np.floor(weights * scale).astype(np.int64) + 1
+        rest = TOTAL - counts.sum(axis=1, keepdims=True)
+        np.put_along_axis(counts, best, np.take_along_axis(counts, best, axis=1) + rest, axis=1)
+        return counts
+
+    def embed(self, stage: int, codes: Codes) -> NDArray[np.float64]:
+        """What codes [S, F] add to the context, [S, F, E]."""
+        return self._embed[stage][codes]
+
+    def context_sums(self, stage: int, context: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[S, F, E], sums over the stages before, to the first layer's sums, [S * F, H]."""
+        padded = np.pad(context, ((0, 0), (1, 1), (0, 0)))
+        window = np.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], axis=2)
+        return window.reshape(-1, 3 * self.width) @ self._layers[stage].first
+
+    def own_sums(self, before: Codes, two_before: Codes) -> NDArray[np.float64]:
+        """The same for the first stage, from its codes one and two frames before, -1 for none."""
+        one, two = self._own
+        known, known_two = (before >= 0)[:, None], (two_before >= 0)[:, None]
+        return one[before] * known + two[two_before] * known_two
+
+
+class _Stage:
+    """One stage's weights as they are multiplied."""
+
+    def __init__(self, weights: EntropyWeights, stage: int) -> None:
+        self.first = weights.first[stage].astype(np.float64)
+        self.first_bias = weights.first_bias[stage].astype(np.float64)
+        self.first_scale = 1 / _power(weights.first_shift[stage])
+        self.second = weights.second[stage].astype(np.float64)
+        self.second_scale = 1 / _power(weights.second_shift[stage])
+        self.output = np.ascontiguousarray(weights.output[stage].T.astype(np.float32))
+        self.output_bias = weights.output_bias[stage].astype(np.float32)
+        self.output_scale = np.float32(1 / _power(weights.output_shift[stage]))
+
+
+class _Chunk:
+    """A `packing.ChunkCoder`."""
+
+    def __init__(self, model: EntropyModel, streams: int, frames: int) -> None:
+        self._model = model
+        self._stage = 0
+        self._shape = (streams, frames)
+        self._context = np.zeros((streams, frames, model.width))
+
+    def encode(self, codes: Codes) -> bytes:
+        model, stage = self._model, self._stage
+        if stage:
+            sums = model.context_sums(stage, self._context)
+        else:
+            padded = np.pad(codes, ((0, 0), (2, 0)), constant_values=-1)
+            sums = model.own_sums(padded[:, 1:-1].ravel(), padded[:, :-2].ravel())
+        encoder, flat = RangeEncoder(), codes.ravel()
+        for at in range(0, len(flat), _ROWS):
+            rows = slice(at, at + _ROWS)
+            encoder.push(flat[rows], model.frequencies(stage, sums[rows]))
+        self.skip(codes)
+        return encoder.finish()
+
+    def decode(self, data: bytes) -> Codes:
+        decoder = RangeDecoder(data)
+        codes = self._decode_later(decoder) if self._stage else self._decode_first(decoder)
+        self.skip(codes)
+        return codes
+
+    def skip(self, codes: Codes) -> None:
+        self._context += self._model.embed(self._stage, codes)
+        self._stage += 1
+
+    def _decode_first(self, decoder: RangeDecoder) -> Codes:
+        """Frame by frame, as each code is the context of the next two."""
+        model, (streams, frames) = self._model, self._shape
+        codes = np.full((streams, frames + 2), -1, np.int64)
+        for stream in codes:
+            for frame in range(frames):
+                sums = model.own_sums(stream[frame + 1 : frame + 2], stream[frame : frame + 1])
+                stream[frame + 2] = decoder.pull(model.frequencies(0, sums))[0]
+        return codes[:, 2:]
+
+    def _decode_later(self, decoder: RangeDecoder) -> Codes:
+        sums = self._model.context_sums(self._stage, self._context)
+        portions = [
+            decoder.pull(self._model.frequencies(self._stage, sums[at : at + _ROWS]))
+            for at in range(0, len(sums), _ROWS)
+        ]
+        return np.concatenate(portions).reshape(self._shape)
+
+
+def load(folder: Path) -> EntropyModel | None:
+    """The entropy model in a checkpoint's folder, or None if it has none.
+
+    Raises:
+        ModelError: it is there but not usable.
+    """
+    path = folder / ENTROPY_FILE
+    try:
+        return EntropyModel(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def power_table() -> NDArray[np.int32]:
+    """2^(20 - i / STEPS_PER_BIT), rounded in whole numbers alone, 0 at last."""
+    base = 1 << 20 * STEPS_PER_BIT
+    roots = [_root(base >> i) for i in range(20 * STEPS_PER_BIT)]
+    return np.array([*roots, 1, 0], np.int32)
+
+
+def _root(value: int) -> int:
+    """The STEPS_PER_BIT-th root, by bisection."""
+    low, high = 1, 1 << 21
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if middle**STEPS_PER_BIT <= value else (low, middle)
+    return low
+
+
+def _power(shift: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return np.ldexp(1.0, shift.astype(np.int32))
+
+
+def _check(weights: EntropyWeights) -> None:
+    """Shapes fit each other, and no sum can leave the range where it is exact."""
+    stages, size, width = weights.embed.shape
+    hidden, narrow = weights.second.shape[1:]
+    shapes = {
+        "embed": (stages, size, width),
+        "embed_shift": (stages,),
+        "first": (stages, 3 * width, hidden),
+        "first_bias": (stages, hidden),
+        "first_shift": (stages,),
+        "second": (stages, hidden, narrow),
+        "second_shift": (stages,),
+        "output": (stages, size, narrow),
+        "output_bias": (stages, size),
+        "output_shift": (stages,),
+        "table": weights.table.shape[:1],
+    }
+    for name, shape in shapes.items():
+        if getattr(weights, name).shape != shape:
+            raise ValueError(f"{name} is {list(getattr(weights, name).shape)}, not {list(shape)}")
+        if not np.issubdtype(getattr(weights, name).dtype, np.integer):
+            raise ValueError(f"{name} is not of whole numbers")
+    shifts = ("embed_shift", "first_shift", "second_shift", "output_shift")
+    if any(getattr(weights, name).max() > 24 for name in shifts):
+        raise ValueError("a shift is above 24")
+    table = weights.table
+    if table[0] != table.max() or table[0] < 1 or table.min() < 0 or table[0] > 2**20:
+        raise ValueError("its table is not one of powers")
+    if not 2 <= size <= 2**16:
+        raise ValueError(f"it has {size} codes")
+    context = (np.abs(weights.embed.astype(float)).max((1, 2)) * _power(weights.embed_shift)).sum()
+    for bound, weight, bias, limit in (
+        (context, weights.first, weights.first_bias, _EXACT64),
+        (HIDDEN_MOST, weights.second, np.zeros(1), _EXACT64),
+        (NARROW_MOST, weights.output.transpose(0, 2, 1), weights.output_bias, _EXACT32 / 2),
+    ):
+        sums = np.abs(weight.astype(float)).sum(axis=1).max() * bound
+        if sums + np.abs(bias.astype(float)).max() >= limit:
+            raise ValueError("its sums are not exact")

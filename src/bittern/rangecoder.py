@@ -1,0 +1,69 @@
+"""Integers and their frequencies in, bytes out: a thin wrapper over the `constriction` library.
+
+The library takes probabilities as floats. It is given whole numbers here, in ranges where each of
+its steps is exact, so that its intervals are precisely the frequencies on every machine.
+"""
+
+from typing import Any
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+PRECISION = 24
+TOTAL = 1 << PRECISION  # what the frequencies of all symbols add up to
+
+_WORD_BYTES = 4
+_STREAM: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
+_CATEGORICAL = _STREAM.model.Categorical(perfect=False)
+
+
+class RangeEncoder:
+    """Symbols and frequencies to bytes."""
+
+    def __init__(self) -> None:
+        self._encoder = _STREAM.queue.RangeEncoder()
+
+    def push(self, symbols: NDArray[np.integer], frequencies: NDArray[np.integer]) -> None:
+        """Append symbols.
+
+        Args:
+            symbols: [n], in 0..N - 1.
+            frequencies: [n, N], each 1 or more; each row adds up to `TOTAL`.
+        """
+        self._encoder.encode(symbols.astype(np.int32), _CATEGORICAL, _weights(frequencies))
+
+    def finish(self) -> bytes:
+        """All of it, at least one byte; zeros at the end are left out, as the decoder adds them."""
+        words = self._encoder.get_compressed()
+        return words.astype(">u4").tobytes().rstrip(b"\0") or b"\0"
+
+
+class RangeDecoder:
+    """Bytes and the same frequencies to symbols, in any portions."""
+
+    def __init__(self, data: bytes) -> None:
+        padded = data + bytes(-len(data) % _WORD_BYTES + 2 * _WORD_BYTES)
+        words = np.frombuffer(padded, ">u4").astype(np.uint32)
+        self._decoder = _STREAM.queue.RangeDecoder(words)
+
+    def pull(self, frequencies: NDArray[np.integer]) -> NDArray[np.int64]:
+        """The next symbols, [n], one for each row of frequencies [n, N].
+
+        Raises:
+            ValueError: an encoder cannot have written these bytes.
+        """
+        try:
+            symbols = self._decoder.decode(_CATEGORICAL, _weights(frequencies))
+        except (ValueError, AssertionError) as error:
+            raise ValueError("these are not the bytes of a range coder") from error
+        return symbols.astype(np.int64)
+
+
+def _weights(frequencies: NDArray[np.integer]) -> NDArray[np.float32]:
+    """What makes the library arrive at these frequencies.
+
+    It adds 1 to each weight and scales their sum to TOTAL - N, which here it is already; sums of
+    whole numbers below 2^24 are exact in float32, in any order.
+    """
+    return (frequencies - 1).astype(np.float32)

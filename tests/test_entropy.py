@@ -1,0 +1,232 @@
+"""Entropy coding: lossless, exact, each chunk and each stage by itself."""
+
+import io
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import bittern
+from bittern import bitstream, editing, packing
+from bittern.cli import main
+from bittern.codec import Codec
+from bittern.entropy import ENTROPY_FILE, EntropyModel, power_table
+from bittern.errors import ConfigError, FormatError, ModelError, ModelMismatchError
+from bittern.rangecoder import TOTAL, RangeDecoder, RangeEncoder
+from bittern.training.entropy_fit import FitSettings, fit
+
+STAGES, SIZE, BITS = 4, 64, 6
+
+
+def smooth_codes(frames: int, seed: int, stages: int = STAGES, size: int = SIZE) -> np.ndarray:
+    """Codes [k, F] that depend on the frame before and the stage before."""
+    rng = np.random.default_rng(seed)
+    codes = np.zeros((stages, frames), np.int64)
+    for stage in range(stages):
+        steps = rng.integers(-2, 3, frames).cumsum()
+        codes[stage] = (steps + (codes[stage - 1] if stage else 0)) % size
+    return codes
+
+
+@pytest.fixture(scope="module")
+def model() -> EntropyModel:
+    angles = np.arange(SIZE)[:, None] * 2 * np.pi / SIZE
+    circle = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    codewords = np.stack([circle * 0.5**stage for stage in range(STAGES)])
+    chosen = FitSettings(steps=120, batch_size=64, width=2, hidden=16, narrow=8)
+    clips = [smooth_codes(500, seed) for seed in range(8)]
+    return EntropyModel(fit(clips, codewords, chosen).to_bytes(), "test")
+
+
+def test_codes_that_depend_on_each_other_get_smaller(model: EntropyModel) -> None:
+    codes = smooth_codes(304, seed=99)[None]
+    assert len(packing.pack_ranged(codes, BITS, model)) < 0.95 * len(packing.pack_raw(codes, BITS))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    streams=st.integers(1, 3),
+    stages=st.integers(1, STAGES),
+    frames=st.integers(1, 300),
+    seed=st.integers(0, 1000),
+    noise=st.booleans(),
+)
+def test_any_codes_come_back_and_prefixes_need_no_model(
+    model: EntropyModel, streams: int, stages: int, frames: int, seed: int, noise: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes = np.stack([smooth_codes(frames, seed + s)[:stages] for s in range(streams)])
+    if noise:
+        codes = rng.integers(0, SIZE, codes.shape)
+    payload = packing.pack_ranged(codes, BITS, model)
+    raw = packing.stage_bytes(streams, frames, BITS)
+    assert len(payload) <= stages * (raw + 1)
+    for kept in range(1, stages + 1):
+        cut = payload[: packing.ranged_bytes(payload, kept, raw)]
+        assert cut == packing.pack_ranged(codes[:, :kept], BITS, model)
+        back = packing.unpack_ranged(cut, streams, kept, frames, BITS, model)
+        assert np.array_equal(back, codes[:, :kept])
+
+
+def test_five_thousand_frames_come_back(model: EntropyModel) -> None:
+    codes = smooth_codes(5000, seed=5)[None]
+    payload = packing.pack_ranged(codes, BITS, model)
+    assert np.array_equal(packing.unpack_ranged(payload, 1, STAGES, 5000, BITS, model), codes)
+
+
+def test_frequencies_do_not_depend_on_how_many_are_asked_for(model: EntropyModel) -> None:
+    codes = smooth_codes(200, seed=3)[None]
+    sums = model.context_sums(1, model.embed(0, codes[:, 0]))
+    whole = model.frequencies(1, sums)
+    alone = np.concatenate([model.frequencies(1, row[None]) for row in sums])
+    assert np.array_equal(whole, alone)
+    assert whole.min() >= 1
+    assert (whole.sum(axis=1) == TOTAL).all()
+
+
+def test_range_coder_holds_to_the_frequencies() -> None:
+    """Against big integers: the bytes lie in the interval that exact arithmetic gives."""
+    rng = np.random.default_rng(0)
+    frequencies = np.floor(rng.dirichlet(np.full(100, 0.05), 50) * (TOTAL - 200)).astype(int) + 1
+    frequencies[:, 7] += TOTAL - frequencies.sum(axis=1)
+    symbols = np.array([rng.choice(100, p=row / TOTAL) for row in frequencies])
+    encoder = RangeEncoder()
+    encoder.push(symbols, frequencies)
+    data = encoder.finish()
+    low, width, words = 0, 2**64 - 1, 2
+    for row, symbol in zip(frequencies.tolist(), symbols, strict=True):
+        unit = width >> 24
+        low, width = low + unit * sum(row[:symbol]), unit * row[symbol]
+        if width < 2**32:
+            low, width, words = low << 32, width << 32, words + 1
+    assert low <= int.from_bytes(data.ljust(4 * words, b"\0"), "big") < low + width
+    assert np.array_equal(RangeDecoder(data).pull(frequencies), symbols)
+
+
+def test_golden_bytes() -> None:
+    """A model of whole numbers made here, without training: its bytes are the same for ever."""
+    codes = smooth_codes(100, 1)[None]
+    stages = golden_stages()
+    assert zlib.crc32(b"".join(stages)) == GOLDEN
+    chunk = EntropyModel(golden_weights(), "golden").start(1, 100)
+    for stage, data in enumerate(stages):
+        assert np.array_equal(chunk.decode(data), codes[:, stage])
+
+
+def test_threads_do_not_change_the_bytes() -> None:
+    program = (
+        "import sys, zlib; sys.path.insert(0, sys.argv[1]); import test_entropy as t\n"
+        "print(zlib.crc32(b''.join(t.golden_stages())))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(Path(__file__).parent)],
+        env={"OMP_NUM_THREADS": "8", "OPENBLAS_NUM_THREADS": "8"},
+        capture_output=True,
+        check=True,
+    )
+    assert int(done.stdout) == GOLDEN
+
+
+def golden_stages() -> list[bytes]:
+    chunk = EntropyModel(golden_weights(), "golden").start(1, 100)
+    return [chunk.encode(codes[None]) for codes in smooth_codes(100, 1)]
+
+
+def golden_weights() -> bytes:
+    from bittern.entropy import EntropyWeights
+
+    rng = np.random.RandomState(0)  # its numbers are frozen
+
+    def whole(dtype: type, most: int, *shape: int) -> np.ndarray:
+        return rng.randint(-most, most + 1, shape).astype(dtype)
+
+    shift = np.ones(STAGES, np.uint8)
+    return EntropyWeights(
+        embed=whole(np.int8, 127, STAGES, SIZE, 4),
+        embed_shift=shift,
+        first=whole(np.int16, 300, STAGES, 12, 16),
+        first_bias=whole(np.int32, 9000, STAGES, 16),
+        first_shift=shift * 8,
+        second=whole(np.int16, 300, STAGES, 16, 8),
+        second_shift=shift * 9,
+        output=whole(np.int8, 127, STAGES, SIZE, 8),
+        output_bias=whole(np.int32, 5000, STAGES, SIZE),
+        output_shift=shift * 8,
+        table=power_table(),
+    ).to_bytes()
+
+
+GOLDEN = 2280423543
+
+
+def test_a_model_whose_sums_are_not_exact_is_refused() -> None:
+    from safetensors.numpy import load, save
+
+    tensors = load(golden_weights())
+    tensors["output_bias"] = tensors["output_bias"] + 2**23
+    with pytest.raises(ModelError, match="not exact"):
+        EntropyModel(save(tensors), "big")
+    with pytest.raises(ModelError, match="not an entropy model"):
+        EntropyModel(b"nonsense", "junk")
+
+
+@pytest.fixture(scope="module")
+def entropy_codec(tiny_codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Codec:
+    """The tiny codec in a folder of its own, with an entropy model."""
+    folder = tmp_path_factory.mktemp("models") / "coded"
+    bittern.checkpoint.save(tiny_codec.model, folder)
+    clip = torch.sin(torch.arange(48_000) * 0.05)[None, None] * torch.rand(48_000)
+    codes = tiny_codec.encode(clip)[0].numpy()
+    words = tiny_codec.model.quantizer.codewords.numpy()
+    chosen = FitSettings(steps=20, batch_size=64, width=8, hidden=16, narrow=8)
+    (folder / ENTROPY_FILE).write_bytes(fit([codes], words, chosen).to_bytes())
+    return bittern.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def speech() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 0.1 * torch.randn(1, 200_000, generator=generator)  # 12.5 s: 3 chunks
+
+
+def test_files_decode_alike_trim_and_say_what_they_saved(
+    entropy_codec: Codec, speech: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    coded = entropy_codec.compress(speech, 16_000)
+    raw = entropy_codec.compress(speech, 16_000, coder="raw")
+    assert raw[5] == 0
+    assert coded[5] == 1
+    assert torch.equal(entropy_codec.decompress(coded).wav, entropy_codec.decompress(raw).wav)
+    out = io.BytesIO()
+    editing.trim(bitstream.Reader(io.BytesIO(coded), "coded"), out, 3)
+    assert out.getvalue() == entropy_codec.compress(speech, 16_000, stages=3)
+    span = entropy_codec.decompress(coded, start=7.0, duration=1.0).wav
+    assert torch.equal(span, entropy_codec.decompress(raw, start=7.0, duration=1.0).wav)
+    (tmp_path / "a.btn").write_bytes(coded)
+    assert main(["info", str(tmp_path / "a.btn")]) == 0
+    assert "saved bits of code:" in capsys.readouterr().out
+
+
+def test_a_flipped_bit_damages_its_chunk_alone(entropy_codec: Codec, speech: torch.Tensor) -> None:
+    damaged = bytearray(entropy_codec.compress(speech, 16_000))
+    damaged[200] ^= 4
+    with pytest.raises(FormatError, match="chunk 1 of 3"):
+        entropy_codec.decompress(bytes(damaged))
+    stream = entropy_codec.decompress_stream(io.BytesIO(damaged), "x", recover=True)
+    assert [gap.index for gap in stream.lost] == [0]
+
+
+def test_a_missing_entropy_model_is_one_clear_line(
+    entropy_codec: Codec, tiny_codec: Codec, speech: torch.Tensor
+) -> None:
+    with pytest.raises(ModelMismatchError, match="needs entropy model") as caught:
+        tiny_codec.decompress(entropy_codec.compress(speech, 16_000))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="train_entropy"):
+        tiny_codec.compress(speech, 16_000, coder="range")
