@@ -267,3 +267,16 @@ def test_memory_is_the_same_for_a_file_ten_times_as_long(tiny_codec, tmp_path):
         tracemalloc.stop()
         assert sf.info(tmp_path / "out.wav").frames == 16_000 * 13 * repeats
     assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_a_wider_search_comes_nearer_to_the_latent(codec):
+    wav = torch.from_numpy(make_sound(8000))[None]
+    latent = codec.model.latent(codec.model.pad(wav))
+    errors = []
+    for width in (1, 4):
+        codes = codec.encode(wav, stages=4, search_width=width)
+        errors.append(float((codec.model.quantizer.decode(codes) - latent).square().mean()))
+        assert codec.decode(codes, length=8000).shape == wav.shape
+    assert errors[1] < errors[0]
+    with pytest.raises(ValueError, match="give 1 or more"):
+        codec.encode(wav, search_width=0)

@@ -27,6 +27,7 @@ from bittern.entropy import ENTROPY_FILE, EntropyModel
 from bittern.errors import ConfigError
 from bittern.files import atomic_file, refuse_same_file
 from bittern.model import CodecModel
+from bittern.search import search_codes
 from bittern.shapes import Codes, Waveform
 from bittern.transcode import CHUNK_SECONDS, DecodedStream, Receipt
 
@@ -115,6 +116,7 @@ class Codec:
         stages: int | None = None,
         bitrate_kbps: float | None = None,
         lengths: Sequence[int] | None = None,
+        search_width: int = 1,
     ) -> Codes:
         """Code waveforms.
 
@@ -124,6 +126,8 @@ class Codec:
             bitrate_kbps: instead of `stages`: the most that are not above this nominal bitrate.
             lengths: samples that count in each item; what lies behind is ignored. Each item's
                 codes are then those that it has alone, and 0 behind its `config.frame_count`.
+            search_width: candidates kept from stage to stage (see `search.py`): 4 or 8 sound better
+                at the same bitrate, and take that many times as long to quantize.
 
         Returns:
             [B, k, F] with F = `config.frame_count` of T, or of the greatest length.
@@ -140,21 +144,30 @@ class Codec:
             )
         wav = wav.detach().to(self.device, torch.float32)
         if lengths is None:
-            return self.model.encode(wav, stages)
+            return self._encode(wav, stages, search_width)
         _check_lengths(lengths, wav.shape[0], wav.shape[-1])
         longest = max(lengths, default=0)
         frames = torch.tensor([self.config.frame_count(n) for n in lengths], device=self.device)
         if self.config.streamable:
             inside = torch.arange(longest, device=self.device) < self._column(lengths)
             wav = wav[..., :longest].masked_fill(~inside[:, None], 0.0)
-            codes = self.model.encode(wav, stages)
+            codes = self._encode(wav, stages, search_width)
             counted = torch.arange(codes.shape[-1], device=self.device) < frames[:, None]
             return codes * counted[:, None]
         shape = (len(lengths), stages, self.config.frame_count(longest))
         codes = torch.zeros(shape, dtype=torch.long, device=self.device)
         for item, length in enumerate(lengths):  # a model that looks ahead sees each item's end
-            codes[item, :, : frames[item]] = self.model.encode(wav[item, None, :, :length], stages)
+            codes[item, :, : frames[item]] = self._encode(
+                wav[item, None, :, :length], stages, search_width
+            )
         return codes
+
+    def _encode(self, wav: Waveform, stages: int, search_width: int) -> Codes:
+        if search_width == 1 or wav.shape[-1] == 0:
+            return self.model.encode(wav, stages)
+        with torch.inference_mode():
+            latent = self.model.latent(self.model.pad(wav))
+            return search_codes(self.model.quantizer, latent, stages, width=search_width)
 
     def decode(
         self,

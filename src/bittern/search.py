@@ -17,9 +17,7 @@ from bittern.shapes import Codes, Latent
 
 
 @torch.no_grad()
-def search_codes(
-    quantizer: ResidualQuantizer, latent: Latent, stages: int, *, width: int
-) -> Codes:
+def search_codes(quantizer: ResidualQuantizer, latent: Latent, stages: int, *, width: int) -> Codes:
     """Code [B, D, F] with `stages` stages, keeping the best `width` partial sums of each frame.
 
     Args:
