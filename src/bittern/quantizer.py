@@ -64,14 +64,15 @@ class ResidualQuantizer(nn.Module):
                 self.codewords[:stages], transposed, norms, strict=False
             ):
                 scores = torch.addmm(norm, given[-1], columns, alpha=-2)
-                smallest, indices = scores.topk(min(2, len(codebook)), dim=1, largest=False)
-                picked.append(indices[:, 0])
-                gaps.append(smallest[:, -1] - smallest[:, 0])
+                smallest, indices = scores.min(dim=1)
+                second = scores.scatter_(1, indices[:, None], torch.inf).amin(dim=1)
+                picked.append(indices)
+                gaps.append(second - smallest)
                 given.append(given[-1] - codebook.index_select(0, picked[-1]))
             codes, gap = torch.stack(picked), torch.stack(gaps)  # [k, M]
             size = torch.stack(given[:-1]).square().sum(dim=2) + norms[:stages].gather(1, codes)
             rows = (gap <= _MARGIN * size).any(dim=0).nonzero().flatten()
-            if len(rows) and self.codebook_size > 1:
+            if len(rows):
                 codes[:, rows] = self._settle(vectors[rows], stages)
             return rearrange(codes, "k (b f) -> b k f", b=latent.shape[0])
 
