@@ -77,7 +77,7 @@ class ModelFamily:
 
     name: str
     folder: Path
-    fingerprint: str
+    fingerprint: str  # of the weights, and of the entropy model if there is one
     stages: tuple[int, ...]  # ascending
     codebook_size: int
     sample_rate: int  # Hz
@@ -120,6 +120,9 @@ def model_family(name_or_folder: str, stages: Sequence[int] | None) -> ModelFami
     """
     loaded = checkpoint.load(name_or_folder)
     quantizer = loaded.model.config.quantizer
+    fingerprint = loaded.fingerprint.hex()
+    if loaded.entropy is not None:  # it changes how many bytes are counted
+        fingerprint += f"+{loaded.entropy.fingerprint.hex()}"
     if stages is None:
         stages = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
     kept = sorted({count for count in stages if 1 <= count <= quantizer.stages})
@@ -128,7 +131,7 @@ def model_family(name_or_folder: str, stages: Sequence[int] | None) -> ModelFami
     return ModelFamily(
         name=loaded.model.config.name,
         folder=loaded.folder.resolve(),
-        fingerprint=loaded.fingerprint.hex(),
+        fingerprint=fingerprint,
         stages=tuple(kept),
         codebook_size=quantizer.codebook_size,
         sample_rate=loaded.model.config.sample_rate,
