@@ -37,7 +37,7 @@ lint: setup  ## Style and import contracts
 	$(BIN)/lint-imports
 
 types: setup  ## Check the types
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 test: setup  ## Run the default tests, under 4 minutes
 	$(BIN)/pytest
