@@ -12,10 +12,11 @@ import torch
 
 import bittern
 from bittern.audio import READABLE, Resampler, gather, mix, open_audio
-from bittern.checkpoint import find, write_atomically
+from bittern.checkpoint import write_atomically
 from bittern.codec import Codec
 from bittern.entropy import ENTROPY_FILE
 from bittern.errors import ConfigError
+from bittern.shipped import find
 from bittern.training.entropy_fit import FitSettings, fit
 
 

@@ -1,12 +1,25 @@
 import io
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile as sf
 from test_bitstream import example, header_of, random_codes, read_file, write_file
 
-from bittern.bitstream import Reader
+import bittern
+import bittern.cli
+from bittern import shipped
+from bittern.bitstream import Reader, unpack
+from bittern.codec import Codec
 from bittern.editing import cat, cut, trim
+from bittern.entropy import ENTROPY_FILE
 from bittern.errors import FormatError
+
+NO_ENTROPY_MODEL = 3
+EXAMPLE = Path(__file__).parents[1] / "examples/speech.flac"
 
 
 def reader_of(data: bytes, name: str = "x.btn") -> Reader:
@@ -95,3 +108,103 @@ def test_files_that_do_not_fit_are_not_joined():
         other, _ = example(**change)
         with pytest.raises(FormatError, match=message):
             cat([reader_of(data, "a"), reader_of(other, "b")], io.BytesIO())
+
+
+# Range coded files, at the command line and without torch, by the shipped codec
+
+
+@pytest.fixture(scope="module")
+def shipped_codec() -> Codec:
+    return bittern.load("speech-16khz", device="cpu")
+
+
+@pytest.fixture
+def coded(shipped_codec: Codec, tmp_path: Path) -> np.ndarray:
+    """`a.btn`, range coded, and `raw.btn` of 5 s in chunks of 104 frames; their codes [1, k, F]."""
+    assert shipped_codec.entropy
+    wav, rate = sf.read(EXAMPLE, frames=80_000, dtype="float32")
+    sf.write(tmp_path / "a.wav", wav, rate)
+    for name, coder in (("a.btn", "range"), ("raw.btn", "raw")):
+        source, target = tmp_path / "a.wav", tmp_path / name
+        shipped_codec.compress_file(source, target, stages=6, chunk_seconds=2, coder=coder)
+    return codes_of(tmp_path / "raw.btn", shipped_codec)
+
+
+def codes_of(path: Path, codec: Codec) -> np.ndarray:
+    reader = reader_of(path.read_bytes())
+    return np.concatenate([unpack(c, reader.header, coder=codec.entropy) for c in reader], axis=2)
+
+
+def bittern_without_torch(folder: Path, *argv: str) -> tuple[int, str]:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from bittern.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stderr
+
+
+def test_range_coded_files_are_trimmed_cut_and_joined(
+    coded: np.ndarray, shipped_codec: Codec, tmp_path: Path
+):
+    for command in (
+        "trim a.btn t.btn --stages 2",
+        "cut a.btn front.btn --duration 4",
+        "cut a.btn back.btn --start 2.1",
+        "cat front.btn back.btn a.btn -o all.btn",
+    ):
+        code, errors = bittern_without_torch(tmp_path, *command.split())
+        assert code == 0, errors
+    front, back = coded[..., :209], coded[..., 104:]  # two chunks and the lap; all but the first
+    for name, expected in (
+        ("t.btn", coded[:, :2]),
+        ("front.btn", front),
+        ("back.btn", back),
+        ("all.btn", np.concatenate([front, back, coded], axis=2)),
+    ):
+        assert np.array_equal(codes_of(tmp_path / name, shipped_codec), expected), name
+        shipped_codec.decompress((tmp_path / name).read_bytes())
+    again = io.BytesIO()
+    reader = reader_of((tmp_path / "raw.btn").read_bytes())
+    cut(reader, again, 0, 2)
+    got = shipped_codec.decompress((tmp_path / "front.btn").read_bytes()).wav
+    assert got.equal(shipped_codec.decompress(again.getvalue()).wav)
+
+
+def test_an_entropy_model_is_needed_only_where_codes_are_coded_anew(
+    coded: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    home = shipped.find("speech-16khz").resolve()
+    monkeypatch.setattr(shipped, "shipped_folders", lambda: [])
+    monkeypatch.chdir(tmp_path)
+    for command in (
+        "trim a.btn t.btn --stages 2",
+        "cut a.btn back.btn --start 2.1",
+        "cat a.btn -o same.btn",
+    ):
+        assert bittern.cli.main(command.split()) == 0
+    assert Path("same.btn").read_bytes() == Path("a.btn").read_bytes()
+    fingerprint = reader_of(Path("a.btn").read_bytes()).header.entropy.hex()
+    (tmp_path / "other").mkdir()
+    shutil.copy(home / "config.json", "other")
+    capsys.readouterr()
+    for command in ("cut a.btn x.btn --duration 1", "cat a.btn a.btn -o x.btn"):
+        for option, owner in (([], "no shipped model has"), (["--model", "other"], "other does")):
+            assert bittern.cli.main([*command.split(), *option]) == NO_ENTROPY_MODEL
+            line = capsys.readouterr().err
+            assert line.count("\n") == 1
+            assert line.startswith("bittern: a.btn: ")
+            assert f"by entropy model {fingerprint}, which {owner}" in line
+            assert not Path("x.btn").exists()
+        shutil.copy(home / ENTROPY_FILE, "other")
+        assert bittern.cli.main([*command.split(), "-q", "--model", "other"]) == 0
+        Path("x.btn").unlink()
+        Path("other", ENTROPY_FILE).unlink()
+
+
+def test_range_coded_and_raw_files_are_not_joined(coded: np.ndarray, tmp_path: Path):
+    code, errors = bittern_without_torch(tmp_path, "cat", "raw.btn", "a.btn", "-o", "x.btn")
+    assert code == FormatError.exit_code
+    assert errors.endswith("but raw.btn has none\n")

@@ -1,4 +1,4 @@
-"""Checkpoint folders: `config.json` and `model.safetensors`, found by name or by path.
+"""Checkpoint folders: `config.json` and `model.safetensors`; `shipped.py` finds them.
 
 Weights are stored folded (no weight norm) and never pickled. What a run needs to go on training is
 not here but in `training/state.py`.
@@ -23,8 +23,9 @@ from bittern.entropy import ENTROPY_FILE, EntropyModel
 from bittern.entropy import load as load_entropy
 from bittern.errors import ConfigError, ModelError
 from bittern.model import CodecModel
+from bittern.shipped import CONFIG_FILE as CONFIG_FILE
+from bittern.shipped import find as find
 
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FINGERPRINT_BYTES = 8
 _KEPT_WIDE = ("spread", "transform.")  # small, and the linear path needs them exact
@@ -38,39 +39,6 @@ class Checkpoint:
     fingerprint: bytes
     folder: Path
     entropy: EntropyModel | None = None
-
-
-def shipped_folders() -> list[Path]:
-    """Where names are looked up: beside the package (wheel), then at the repository's root."""
-    package = Path(__file__).resolve().parent
-    return [package / "checkpoints", package.parents[1] / "checkpoints"]
-
-
-def shipped_names() -> list[str]:
-    """Names of the checkpoints that come with Bittern."""
-    found = {
-        path.parent.name for root in shipped_folders() for path in root.glob(f"*/{CONFIG_FILE}")
-    }
-    return sorted(found)
-
-
-def find(name_or_folder: str | Path) -> Path:
-    """The folder of a checkpoint given by its path or by the name of a shipped one.
-
-    Raises:
-        ModelError: neither exists.
-    """
-    candidates = [Path(name_or_folder)]
-    if Path(name_or_folder).name == str(name_or_folder):
-        candidates += [root / str(name_or_folder) for root in shipped_folders()]
-    for folder in candidates:
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    known = ", ".join(shipped_names()) or "none"
-    raise ModelError(
-        f"model {str(name_or_folder)!r} is neither a folder with a {CONFIG_FILE} nor the name of "
-        f"a shipped model ({known})"
-    )
 
 
 def load(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Checkpoint:

@@ -1,6 +1,8 @@
-"""Changing `.btn` files as bytes: fewer stages, a span of one, several as one. No model, no torch.
+"""Changing `.btn` files as bytes: fewer stages, a span of one, several as one. No torch.
 
 Everything streams: the source is read once and forwards, and memory stays the same at any length.
+Chunks are copied where they can be. Of a range coded file, others need the reader's `coder`: in `cut`
+the frame that a lapped transform needs behind the last chunk, in `cat` all behind the first joint.
 """
 
 from collections.abc import Iterable, Sequence
@@ -109,17 +111,29 @@ def cat(readers: Sequence[Reader], file: BinaryIO, *, live: bool = False) -> Wri
         _check_same(reader, header, readers[0].name)
     writer = Writer(file, header, live=live, coder=readers[0].coder)
     pending = np.zeros((header.streams, header.stages, 0), np.int64)
+    tail: Chunk | None = None  # not full; to be copied if it is the last of all
     frames = samples = 0
     for reader in readers:
         before = frames
-        for codes in _whole_stages(reader):
+        for chunk in _whole_stages(reader):
+            frames += chunk.frames
+            if tail is None and not pending.shape[2] and chunk.frames <= header.chunk_frames:
+                if chunk.frames == header.chunk_frames:
+                    writer.copy(chunk)
+                else:
+                    tail = chunk
+                continue
+            if tail is not None:
+                pending, tail = unpack(tail, header, coder=readers[0].coder), None
+            codes = unpack(chunk, header, coder=reader.coder)
             pending = np.concatenate([pending, codes], axis=2)
-            frames += codes.shape[2]
             while pending.shape[2] >= header.chunk_frames:
                 writer.write(pending[..., : header.chunk_frames])
                 pending = pending[..., header.chunk_frames :]
         if frames > before:
             samples = before * header.hop_length + (reader.header.samples or 0)
+    if tail is not None:
+        writer.copy(tail)
     if pending.shape[2]:
         writer.write(pending)
     _finish(writer, frames, samples)
@@ -137,15 +151,21 @@ def _check_same(reader: Reader, header: Header, name: str) -> None:
     for field in ("fingerprint", "entropy", "source_rate", "source_channels", "streams", "stages"):
         got, expected = getattr(own, field), getattr(header, field)
         if got != expected:
-            raise FormatError(f"{reader.name}: has {field} {got}, but {name} has {expected}")
+            raise FormatError(
+                f"{reader.name}: has {field} {_shown(got)}, but {name} has {_shown(expected)}"
+            )
     raise FormatError(f"{reader.name}: its header does not fit that of {name}")
 
 
-def _whole_stages(reader: Reader) -> Iterable[np.ndarray]:
+def _shown(value: int | bytes | None) -> str:
+    return "none" if value is None else value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _whole_stages(reader: Reader) -> Iterable[Chunk]:
     for chunk in reader:
         if chunk.stages != reader.header.stages:
             raise FormatError(f"{reader.name}: its chunks have different numbers of stages")
-        yield unpack(chunk, reader.header, coder=reader.coder)
+        yield chunk
 
 
 def _finish(writer: Writer, frames: int, samples: int) -> None:

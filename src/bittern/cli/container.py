@@ -1,4 +1,8 @@
-"""`bittern info`, `verify`, `trim`, `cut` and `cat`: what needs a file's bytes only. No torch here."""
+"""`bittern info`, `verify`, `trim`, `cut` and `cat`: what works on a file's bytes. No torch here.
+
+`cut` and `cat` may have to code codes of a range coded file anew; the entropy model that needs is
+looked for only then.
+"""
 
 import argparse
 import json
@@ -6,9 +10,11 @@ import math
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
-from bittern import bitstream, editing
+from bittern import bitstream, editing, shipped
 from bittern.cli.options import Commands, add_command, add_rate, report, seconds
 from bittern.cli.ports import PIPE, label, open_input, open_output, refuse_unsafe
 from bittern.errors import CodecError, ConfigError
@@ -144,20 +150,19 @@ def _trim(args: argparse.Namespace) -> int:
 
 
 def add_cut(commands: Commands) -> None:
-    command = add_command(
-        commands, "cut", _cut, "cut a span out of a .btn file, on chunk borders, without a model"
-    )
+    command = add_command(commands, "cut", _cut, "cut a span out of a .btn file, on chunk borders")
     command.add_argument("input", metavar="IN")
     command.add_argument("output", metavar="OUT")
     command.add_argument("--start", type=seconds, default=0.0, metavar="S", help="seconds")
     command.add_argument("--duration", type=seconds, metavar="S", help="default: to the end")
+    _add_entropy_model(command)
     command.add_argument("-f", "--force", action="store_true", help="overwrite an existing file")
 
 
 def _cut(args: argparse.Namespace) -> int:
     refuse_unsafe(args.input, args.output, force=args.force)
     with open_input(args.input) as file:
-        reader = bitstream.Reader(file, label(args.input))
+        reader = _reader(file, label(args.input), args)
         each = reader.header.seconds(reader.header.chunk_frames)
         first = int(args.start / each + 1e-9)
         end = None
@@ -178,11 +183,10 @@ def _cut(args: argparse.Namespace) -> int:
 
 
 def add_cat(commands: Commands) -> None:
-    command = add_command(
-        commands, "cat", _cat, "join .btn files of one model and bitrate, without a model"
-    )
+    command = add_command(commands, "cat", _cat, "join .btn files of one model and bitrate")
     command.add_argument("files", nargs="+", metavar="FILE")
     command.add_argument("-o", "--output", required=True, metavar="OUT")
+    _add_entropy_model(command)
     command.add_argument("-f", "--force", action="store_true", help="overwrite an existing file")
 
 
@@ -191,8 +195,7 @@ def _cat(args: argparse.Namespace) -> int:
         refuse_unsafe(name, args.output, force=args.force)
     with ExitStack() as stack:
         readers = [
-            bitstream.Reader(stack.enter_context(open_input(name)), label(name))
-            for name in args.files
+            _reader(stack.enter_context(open_input(name)), label(name), args) for name in args.files
         ]
         with open_output(args.output) as out:
             live = args.output == PIPE or not out.seekable()
@@ -206,3 +209,21 @@ def _cat(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _add_entropy_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        metavar="NAME_OR_FOLDER",
+        help="the model that made the input, should range coded codes have to be coded anew "
+        "(default: whichever shipped model it is)",
+    )
+
+
+def _reader(file: BinaryIO, name: str, args: argparse.Namespace) -> bitstream.Reader:
+    reader = bitstream.Reader(file, name)
+    fingerprint = reader.header.entropy
+    if fingerprint is not None:
+        find = partial(shipped.find_entropy, fingerprint, name, args.model)
+        reader.coder = shipped.DeferredCoder(fingerprint, find)
+    return reader
