@@ -150,15 +150,15 @@ def test_an_adversarial_run_with_balancer_resumes_exactly(settings, tmp_path):
     for _ in range(parts.steps):
         last = Trainer(parts)
         last.fit()
-    assert last.step == whole.step
+    assert last.learner.step == whole.learner.step
     for one, other in (
-        (whole.model, last.model),
-        (whole.average, last.average),
-        (whole.adversary.network, last.adversary.network),
+        (whole.learner.model, last.learner.model),
+        (whole.learner.average, last.learner.average),
+        (whole.learner.adversary.network, last.learner.adversary.network),
     ):
         for key, value in one.state_dict().items():
             assert torch.equal(value, other.state_dict()[key]), key
-    assert whole.balancer.state_dict() == last.balancer.state_dict()
+    assert whole.learner.balancer.state_dict() == last.learner.balancer.state_dict()
 
 
 def test_decoder_only_leaves_codes_as_they_are_and_inherits_the_discriminators(settings, tmp_path):
@@ -171,13 +171,15 @@ def test_decoder_only_leaves_codes_as_they_are_and_inherits_the_discriminators(s
         settings(*small, f"run={tmp_path / 'second'}", f"init={start}", "train_only=decoder")
     )
     assert any("adversary as" in note for note in second.notes)
-    for key, value in first.adversary.network.state_dict().items():
-        assert torch.equal(value, second.adversary.network.state_dict()[key])
-    before = second.average.encode(wav)
-    decoder = {k: v.clone() for k, v in second.model.decoder.state_dict().items()}
+    for key, value in first.learner.adversary.network.state_dict().items():
+        assert torch.equal(value, second.learner.adversary.network.state_dict()[key])
+    before = second.learner.average.encode(wav)
+    decoder = {k: v.clone() for k, v in second.learner.model.decoder.state_dict().items()}
     second.fit()
-    assert torch.equal(second.model.encode(wav), before)
-    assert not all(torch.equal(v, decoder[k]) for k, v in second.model.decoder.state_dict().items())
+    assert torch.equal(second.learner.model.encode(wav), before)
+    assert not all(
+        torch.equal(v, decoder[k]) for k, v in second.learner.model.decoder.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize(

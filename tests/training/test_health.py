@@ -48,9 +48,9 @@ def test_dead_codebooks_without_revival_are_named(settings):
         "save_every=100",
     )
     trainer = Trainer(config)
-    trainer.quantizing = True  # with codewords far from all latents, but for one a stage
-    trainer.model.quantizer.codewords.normal_(mean=50).select(1, 0).zero_()
-    trainer.codebooks.restart()
+    trainer.learner.quantizing = True  # with codewords far from all latents, but for one a stage
+    trainer.learner.model.quantizer.codewords.normal_(mean=50).select(1, 0).zero_()
+    trainer.learner.codebooks.restart()
     trainer.fit()
     assert "the codebook of stage" in warnings_of(config)
     assert "has collapsed" in warnings_of(config)
@@ -87,10 +87,10 @@ def test_an_update_without_finite_gradients_is_left_out_and_counted(settings):
     draw, bad = trainer.batches._draw, {3, 4}
     trainer.batches._draw = lambda step, item: draw(step, item) * (np.nan if step in bad else 1)
     trainer.fit()
-    assert trainer.skipped == 2
+    assert trainer.learner.skipped == 2
     assert "updates were left out" in warnings_of(config)
-    assert all(torch.isfinite(v).all() for v in trainer.model.state_dict().values())
-    assert torch.isfinite(trainer.codebooks.sums).all()
+    assert all(torch.isfinite(v).all() for v in trainer.learner.model.state_dict().values())
+    assert torch.isfinite(trainer.learner.codebooks.sums).all()
 
 
 def test_too_many_of_them_end_the_run_with_a_clear_error(settings):

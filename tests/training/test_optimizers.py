@@ -49,7 +49,7 @@ def test_the_rest_moves_as_adamw_moves_it():
 
 def test_muon_trains_and_resumes(settings, tmp_path):
     whole = Trainer(settings("optimizer.kind=muon", f"run={tmp_path / 'whole'}", "steps=4"))
-    assert len(kernels_and_rest(whole.model)[0]["params"]) > 5
+    assert len(kernels_and_rest(whole.learner.model)[0]["params"]) > 5
     whole.fit()
     parts = settings(
         "optimizer.kind=muon", f"run={tmp_path / 'parts'}", "steps=4", "stop_after_minutes=0"
@@ -57,8 +57,8 @@ def test_muon_trains_and_resumes(settings, tmp_path):
     for _ in range(4):
         last = Trainer(parts)
         last.fit()
-    for key, value in whole.model.state_dict().items():
-        assert torch.equal(value, last.model.state_dict()[key]), key
+    for key, value in whole.learner.model.state_dict().items():
+        assert torch.equal(value, last.learner.model.state_dict()[key]), key
 
 
 def test_accumulated_parts_update_codebooks_like_the_whole(settings, tmp_path):
@@ -76,13 +76,18 @@ def test_accumulated_parts_update_codebooks_like_the_whole(settings, tmp_path):
         runs.append(run)
     one, other = runs
     torch.testing.assert_close(
-        one.model.quantizer.codewords, other.model.quantizer.codewords, rtol=1e-4, atol=1e-5
+        one.learner.model.quantizer.codewords,
+        other.learner.model.quantizer.codewords,
+        rtol=1e-4,
+        atol=1e-5,
     )
-    torch.testing.assert_close(one.codebooks.counts, other.codebooks.counts)
+    torch.testing.assert_close(one.learner.codebooks.counts, other.learner.codebooks.counts)
 
 
 @pytest.mark.slow  # compiling takes a minute
 def test_a_compiled_run_loses_nothing(settings):
     trainer = Trainer(settings("compile=true", "steps=3"))
     trainer.fit()
-    assert "model.encoder.0.conv.weight" in {f"model.{k}" for k in trainer.model.state_dict()}
+    assert "model.encoder.0.conv.weight" in {
+        f"model.{k}" for k in trainer.learner.model.state_dict()
+    }

@@ -21,17 +21,17 @@ from bittern.training.trainer import Trainer
 torch.set_num_threads(1)
 trainer = Trainer(compose(sys.argv[2:]))
 revived = []
-update = trainer.codebooks.update
+update = trainer.learner.codebooks.update
 def counted(*arguments):
     done = update(*arguments)
     revived.append(int(done.revived.sum()))
     return done
-trainer.codebooks.update = counted
+trainer.learner.codebooks.update = counted
 trainer.fit()
 state = {
-    "codewords": trainer.model.quantizer.codewords,
-    "counts": trainer.codebooks.counts,
-    "weights": [p.detach() for p in trainer.model.parameters()],
+    "codewords": trainer.learner.model.quantizer.codewords,
+    "counts": trainer.learner.codebooks.counts,
+    "weights": [p.detach() for p in trainer.learner.model.parameters()],
     "revived": sum(revived),
 }
 torch.save(state, f"{sys.argv[1]}.{trainer.fabric.global_rank}")

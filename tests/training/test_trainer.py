@@ -63,7 +63,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(settings, tmp_path):
     stops = 0
     while True:  # each start makes one step
         trainer = Trainer(parts)
-        if trainer.step == parts.steps:
+        if trainer.learner.step == parts.steps:
             break
         trainer.fit()
         stops += 1
@@ -163,9 +163,11 @@ def test_fine_tuning_starts_from_a_checkpoint_also_with_fewer_stages(settings, t
         settings(f"run={tmp_path / 'second'}", f"init={last}", "model.quantizer.stages=3")
     )
     trained = checkpoint.load(last).model
-    assert torch.equal(again.model.quantizer.codewords, trained.quantizer.codewords[:3])
+    assert torch.equal(again.learner.model.quantizer.codewords, trained.quantizer.codewords[:3])
     wav = 0.1 * torch.randn(1, 1, 3200)
-    torch.testing.assert_close(again.model.latent(wav), trained.latent(wav), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        again.learner.model.latent(wav), trained.latent(wav), rtol=1e-5, atol=1e-6
+    )
     again.fit()
 
 

@@ -20,14 +20,17 @@ SILENT = 0.2  # of the items
 class Health:
     """Watches the values of a run from log to log."""
 
-    def __init__(self, codebook_size: int, *, codebooks_learn: bool = True) -> None:
+    def __init__(
+        self, codebook_size: int, *, codebooks_learn: bool = True, skipped: int = 0
+    ) -> None:
+        """With `skipped` the updates left out before, of which there is nothing new to say."""
         self.codebook_size = codebook_size
         self.codebooks_learn = codebooks_learn
         self._recent: dict[str, deque[float]] = {}
         self._lowest: dict[str, float] = {}
         self._said: dict[str, int] = {}
         self._logs = 0
-        self._skipped = 0.0
+        self._skipped = float(skipped)
 
     def check(self, values: dict[str, float], counts: Tensor | None) -> list[str]:
         """What is wrong, if anything is; one sentence each, with what to do.

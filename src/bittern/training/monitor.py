@@ -1,6 +1,7 @@
 """What a run shows: TensorBoard, `curves.csv` in the run's folder, and one line of progress."""
 
 import csv
+import io
 from pathlib import Path
 
 import matplotlib
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from bittern.checkpoint import write_atomically
 from bittern.spectral import stft
 from bittern.training.validation import Scores
 
@@ -40,8 +42,9 @@ class Monitor:
         with self._path.open(newline="") as file:
             rows = list(csv.reader(file))
         kept = [row for row in rows[1:] if len(row) == len(FIELDS) and int(row[0]) <= start]
-        with self._path.open("w", newline="") as file:
-            csv.writer(file).writerows([FIELDS, *kept])
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([FIELDS, *kept])
+        write_atomically(self._path, text.getvalue().encode())
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():

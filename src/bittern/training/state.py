@@ -65,6 +65,14 @@ def load_state(folder: Path) -> tuple[dict[str, Any], str | None] | None:
     return None
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writes that were killed halfway left in a run's folder."""
+    for place in (folder, folder / "last", folder / "best"):
+        for kind in ("pt", "safetensors", "json", "csv", "yaml"):
+            for path in place.glob(f".*.{kind}*"):
+                path.unlink(missing_ok=True)
+
+
 def save_inheritance(folder: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)

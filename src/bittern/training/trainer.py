@@ -1,22 +1,17 @@
-"""The training loop, to be read from top to bottom."""
+"""A training run, to be read from top to bottom: its data, the loop, and what is kept on disk.
+
+What one step does to the codec is in `learner.py`.
+"""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
-from torch import Tensor, nn
+from torch import Tensor
 
 from bittern import checkpoint
-from bittern.codebook import EmaCodebooks, concatenate, gather_rows
-from bittern.model import CodecModel
-from bittern.quantizer import Quantized, draw_stages
-from bittern.shapes import Waveform
-from bittern.training.adversary import Adversary
-from bittern.training.balancer import Balancer
 from bittern.training.data import (
     Batches,
     Corpus,
@@ -26,54 +21,19 @@ from bittern.training.data import (
     too_many_skipped,
     validation_batch,
 )
-from bittern.training.errors import DivergedError
 from bittern.training.health import Health
-from bittern.training.losses import ReconstructionLoss
+from bittern.training.learner import Learner
 from bittern.training.monitor import Monitor, by_stage
 from bittern.training.pace import Pace
-from bittern.training.schedule import build_optimizer, learning_rate, update_average
-from bittern.training.settings import TrainConfig, TrainOnly
-from bittern.training.state import (
-    fits,
-    load_inheritance,
-    load_state,
-    save_inheritance,
-    save_state,
-    with_settings,
-)
+from bittern.training.settings import TrainConfig
+from bittern.training.state import load_state, remove_leftovers, save_inheritance, save_state
 from bittern.training.validation import validate
 
 BEST_METRIC = "estoi"  # mean over the validated numbers of stages decides which model is best
 
 
-class Autoencoder(nn.Module):
-    """What one training step runs forward, as a module for Fabric to wrap."""
-
-    def __init__(self, model: CodecModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, wav: Waveform, stages: Tensor | None) -> tuple[Waveform, Quantized | None]:
-        """Reconstruct [B, C, T], T a multiple of the hop; stages [B], or None for no quantizer."""
-        model = self.model
-        latent = model.latent(model.pad(wav))
-        quantized = None if stages is None else model.quantizer(latent, stages)
-        out = model.synthesise(latent if quantized is None else quantized.latent)
-        delay = model.config.delay
-        return out[..., delay : delay + wav.shape[-1]], quantized
-
-
-class Learnt(NamedTuple):
-    """What one part of a batch gave, its gradients being with the weights."""
-
-    output: Waveform
-    quantized: Quantized | None
-    losses: dict[str, Tensor]
-    scales: dict[str, float]  # of the balancer
-
-
 class Trainer:
-    """A run: its model, its state on disk, and the loop."""
+    """A run: what learns, what it learns from, and its folder."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
@@ -90,14 +50,6 @@ class Trainer:
             strategy=ddp if world > 1 else "auto",
         )
         self.fabric.launch()
-        torch.manual_seed(config.seed)
-        self.model = CodecModel(config.model)
-        self.average = CodecModel(config.model)
-        self.loss = ReconstructionLoss(config.loss, config.model.sample_rate)
-        self.step = 0
-        self.quantizing = False  # whether k-means has set the codebooks
-        self.best = float("-inf")
-
         self.corpus = self._open_corpus()
         training, held_out = self.corpus.split(config.data.validation_share)
         each = config.data.batch_size // self.fabric.world_size
@@ -106,33 +58,16 @@ class Trainer:
             self.corpus, training, config.data, seed=config.seed, items=range(first, first + each)
         )
         self.clips = validation_batch(self.corpus, held_out, config.data)
-        self.codebooks = EmaCodebooks(
-            self.model.quantizer,
-            decay=config.codebook.decay,
-            revival_threshold=config.codebook.revival_threshold,
-        )
-        self._begin()
-        if config.compile:
-            self.model.encoder.compile()
-            self.model.decoder.compile()
-        self.autoencoder, self.optimizer = self.fabric.setup(
-            Autoencoder(self.model), build_optimizer(self.model, config.optimizer)
-        )
-        self.average.to(self.fabric.device)
-        self.codebooks.to(self.fabric.device)
-        self.balancer = None
-        if config.loss.balancer:
-            self.balancer = Balancer(config.loss.balancer_decay, config.loss.balancer_norm)
-        self.adversary = None
-        if config.adversary.start_step is not None:
-            self.adversary = Adversary(config.adversary, config.model, self.fabric)
-        self.skipped = self.skipped_in_a_row = 0  # updates without finite gradients
-        self.health = Health(
-            config.model.quantizer.codebook_size, codebooks_learn=config.train_only is None
-        )
+        self.learner = Learner(config, self.fabric, self.batches)
+        self.best = float("-inf")
         self.notes: list[str] = []  # of the start, for the monitor to say
         if not self._resume() and config.init is not None:
-            self._inherit(config.init)
+            self.notes += self.learner.inherit(config.init)
+        self.health = Health(
+            config.model.quantizer.codebook_size,
+            codebooks_learn=config.train_only is None,
+            skipped=self.learner.skipped,
+        )
 
     def _open_corpus(self) -> Corpus:
         """Scan on the first process of each node, then read what it found on the others."""
@@ -143,20 +78,6 @@ class Trainer:
         if first:
             self.fabric.barrier()
         return corpus
-
-    def _begin(self) -> None:
-        """Start from the given checkpoint, or from the statistics of the data."""
-        if self.config.init is not None:
-            checkpoint.load_into(self.model, self.config.init)
-            self.quantizing = True
-            self.codebooks.restart()
-            if self.config.train_only is TrainOnly.DECODER:
-                self.model.encoder.requires_grad_(False)
-        else:
-            everyone = range(self.config.data.batch_size)  # the same on each rank
-            sample = torch.cat([self.batches.draw(step, everyone) for step in range(-16, 0)])
-            self.model.fit_transform(sample)
-        self.average.load_state_dict(self.model.state_dict())
 
     # --- the loop ---
 
@@ -172,20 +93,20 @@ class Trainer:
 
     def _loop(self, pace: Pace) -> None:
         config, began = self.config, time.monotonic()
-        batches = batches_from(self.batches, self.step, config.steps, workers=config.data.workers)
+        workers = config.data.workers
+        batches = batches_from(self.batches, self.learner.step, config.steps, workers=workers)
         for wav in pace.batches(batches):
-            logged = self.train_step(wav.to(self.fabric.device))
-            self.step += 1
-            if self.step % config.log_every == 0:
-                self._report(logged | {"data/silent": silent_share(wav)} | pace.lap())
-            last = self.step == config.steps or self._time_is_over(began)
+            logged = self.learner.update(wav.to(self.fabric.device))
+            step = self.learner.step
+            if step % config.log_every == 0:
+                self._report(step, logged | {"data/silent": silent_share(wav)} | pace.lap())
+            last = step == config.steps or self._time_is_over(began)
             with pace.pause():
-                if self.step % config.validate_every == 0 or last:
+                if step % config.validate_every == 0 or last:
                     self.validate()
-                if self.step % config.save_every == 0 or last:
-                    self.save()
+                if step % config.save_every == 0 or last:
+                    self.save(last=last)
             if last:
-                self.bequeath()
                 break
 
     def _time_is_over(self, began: float) -> bool:
@@ -195,187 +116,16 @@ class Trainer:
             return False
         return self.fabric.broadcast(time.monotonic() - began > 60 * minutes)
 
-    def _report(self, logged: dict[str, Tensor | float]) -> None:
+    def _report(self, step: int, logged: dict[str, Tensor | float]) -> None:
         """Show numbers, and say what is wrong with them."""
         if not self.monitor:
             return
         values = by_stage(logged)
-        self.monitor.scalars(self.step, values)
-        self.monitor.progress(self.step, values["loss/total"], values["rate/audio_seconds"])
-        for warning in self.health.check(
-            values, self.codebooks.counts if self.quantizing else None
-        ):
-            self.monitor.warn(self.step, warning)
-
-    def train_step(self, wav: Waveform) -> dict[str, Tensor | float]:
-        """One update on [B, C, T]; returns what is worth logging."""
-        config = self.config
-        if not self.quantizing and self.step >= config.codebook.start_step:
-            self._start_quantizer()
-        rate = learning_rate(self.step, config.steps, config.optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
-        self.optimizer.zero_grad(set_to_none=True)
-        parts = wav.chunk(config.accumulate)
-        stages, commitment_weights = self._draw_stages(len(wav))
-        learnt = []
-        for index, part in enumerate(parts):
-            with self.fabric.no_backward_sync(self.autoencoder, enabled=part is not parts[-1]):
-                learnt.append(self._learn_from(part, stages[index], commitment_weights[index]))
-        before_clipping = self._gradient_norms()
-        norm = self.fabric.clip_gradients(
-            self.autoencoder,
-            self.optimizer,
-            max_norm=config.optimizer.gradient_clip or float("inf"),
-            error_if_nonfinite=False,
-        )
-        assert norm is not None
-        logged = self._mean_losses(learnt) | {"gradient/norm": norm.detach()}
-        logged |= before_clipping
-        if self._may_update(norm):
-            self.optimizer.step()
-            logged |= self._update_codebooks([part.quantized for part in learnt])
-            update_average(self.average, self.model, config.optimizer.average_decay, self.step)
-        logged |= self._teach_adversary(parts, [part.output.detach() for part in learnt])
-        return logged | {"rate/learning": rate, "guard/skipped": float(self.skipped)}
-
-    def _learn_from(
-        self, wav: Waveform, stages: Tensor | None, commitment_weight: Tensor
-    ) -> Learnt:
-        """Run one part of a batch forward and back."""
-        output, quantized = self.autoencoder(wav, stages)
-        heard = output if self.balancer is None else output.detach().requires_grad_()
-        losses = self.loss(heard, wav)
-        if self.adversary is not None and self._adversary_speaks():
-            crop = self.adversary.judged(wav, heard, self._generator("judged"))
-            losses |= self.adversary.losses(*crop)
-        scales = {}
-        if self.balancer is None:
-            total = self.loss.weighted(losses)
-        else:
-            shares = {name: getattr(self.config.loss, name) for name in losses}
-            gradient, scales = self.balancer.balance(losses, shares, heard)
-            total = (output * gradient).sum()
-        if quantized is not None and self.config.train_only is None:
-            commitment = (quantized.commitment * commitment_weight).mean()
-            total = total + self.config.loss.commitment * commitment
-            losses["commitment"] = commitment
-        self.fabric.backward(total / self.config.accumulate)
-        losses = {name: loss.detach() for name, loss in losses.items()}
-        return Learnt(output, quantized, losses, scales)
-
-    def _mean_losses(self, learnt: list[Learnt]) -> dict[str, Tensor | float]:
-        """Means over the parts of a batch, by the names they are logged under."""
-        names = learnt[0].losses
-        mean = {n: torch.stack([part.losses[n] for part in learnt]).mean() for n in names}
-        logged: dict[str, Tensor | float] = {f"loss/{name}": loss for name, loss in mean.items()}
-        logged |= {f"balancer/{name}": scale for name, scale in learnt[-1].scales.items()}
-        return logged | {"loss/total": self.loss.weighted(mean)}
-
-    def _gradient_norms(self) -> dict[str, Tensor]:
-        """Norms of the parts' gradients, where they will be logged (in fp16: scaled)."""
-        if (self.step + 1) % self.config.log_every:
-            return {}
-        parts = {"encoder": self.model.encoder, "decoder": self.model.decoder}
-        grads = {
-            n: [p.grad for p in m.parameters() if p.grad is not None] for n, m in parts.items()
-        }
-        return {
-            f"gradient/{name}": torch.nn.utils.get_total_norm(held)
-            for name, held in grads.items()
-            if held
-        }
-
-    def _may_update(self, norm: Tensor) -> bool:
-        """Whether gradients are finite; where they are not, the update is left out and counted.
-
-        Raises:
-            DivergedError: as many updates in a row as `skip_limit` were left out.
-        """
-        if torch.isfinite(norm):
-            self.skipped_in_a_row = 0
-            return True
-        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
-        if self.skipped_in_a_row >= self.config.skip_limit:
-            raise DivergedError(
-                f"step {self.step}: {self.skipped_in_a_row} updates in a row had NaN or infinite "
-                "gradients; nothing was updated in them, and the last saved state is from before. "
-                "Lower optimizer.learning_rate, or set precision=32-true"
-            )
-        if self.config.precision == "16-mixed":
-            self.optimizer.step()  # the scaler updates no weights, but lowers its scale
-        return False
-
-    def _update_codebooks(self, parts: list[Quantized | None]) -> dict[str, Tensor]:
-        quantized = [part for part in parts if part is not None]
-        if not quantized or self.config.train_only is not None:
-            return {}
-        update = self.codebooks.update(concatenate(quantized), self._generator("revival"))
-        return {"codebook/dead": update.dead, "codebook/revived": update.revived}
-
-    def _adversary_speaks(self) -> bool:
-        adversary = self.config.adversary
-        start = adversary.start_step
-        return start is not None and self.step >= start + adversary.head_start
-
-    def _teach_adversary(
-        self, wavs: Sequence[Waveform], outputs: list[Waveform]
-    ) -> dict[str, Tensor]:
-        """Let the discriminators learn from what this step put out, with their probability."""
-        config = self.config.adversary
-        if self.adversary is None or config.start_step is None or self.step < config.start_step:
-            return {}
-        coin = torch.rand((), generator=self._generator("adversary"))
-        if coin >= config.update_probability and self._adversary_speaks():
-            return {}
-        pairs = zip(wavs, outputs, strict=True)
-        return self.adversary.learn(
-            [self.adversary.judged(*pair, self._generator("judged")) for pair in pairs]
-        )
-
-    @torch.no_grad()
-    def _start_quantizer(self) -> None:
-        """Set the codebooks by k-means on the latents of batches that training will not see."""
-        latents, frames, step = [], 0, -17
-        while frames < self.config.codebook.kmeans_frames:
-            wav = self.batches[step].to(self.fabric.device)
-            latent = self.model.latent(self.model.pad(wav))
-            latents.append(gather_rows(latent.transpose(1, 2).reshape(-1, latent.shape[1])))
-            frames, step = frames + len(latents[-1]), step - 1
-        self.codebooks.initialise(
-            torch.cat(latents),
-            iterations=self.config.codebook.kmeans_iterations,
-            generator=self._generator("kmeans"),
-        )
-        self.quantizing = True
-
-    def _draw_stages(self, batch: int) -> tuple[list[Tensor | None], list[Tensor]]:
-        """Stages of this rank's items, and weights of each stage's commitment, [K], part by part.
-
-        Drawn for the whole batch. The weights turn the mean over a part into the part's share of the
-        mean over the whole: what a stage is asked for does not depend on how a batch was divided.
-        """
-        config, device = self.config, self.fabric.device
-        count, parts = config.model.quantizer.stages, config.accumulate
-        if not self.quantizing:
-            return [None] * parts, [torch.ones((), device=device)] * parts
-        whole = batch * self.fabric.world_size
-        drawn = draw_stages(whole, count, config.codebook.full_share, self._generator("stages"))
-        first = self.fabric.global_rank * batch
-        mine = list(drawn[first : first + batch].chunk(parts))
-        used = [(part[:, None] > torch.arange(count)).sum(dim=0) for part in (drawn, *mine)]
-        weights = [
-            ours * (whole // len(part)) / used[0].clamp(min=1)
-            for ours, part in zip(used[1:], mine, strict=True)
-        ]
-        return [part.to(device) for part in mine], [weight.to(device) for weight in weights]
-
-    def _generator(self, purpose: str) -> torch.Generator:
-        """Randomness that depends on seed, step and purpose alone: alike on all ranks, exact on resume."""
-        salt = {"stages": 1, "revival": 2, "kmeans": 3, "adversary": 4, "judged": 5}[purpose]
-        seed = (self.config.seed * 1_000_003 + self.step) * 8 + salt
-        return torch.Generator().manual_seed(seed % 2**63)
+        self.monitor.scalars(step, values)
+        self.monitor.progress(step, values["loss/total"], values["rate/audio_seconds"])
+        counts = self.learner.codebooks.counts if self.learner.quantizing else None
+        for warning in self.health.check(values, counts):
+            self.monitor.warn(step, warning)
 
     # --- what is kept ---
 
@@ -383,11 +133,11 @@ class Trainer:
         """Score the averaged weights on the held-out clips; keep them if they are the best so far."""
         if not self.clips or not self.fabric.is_global_zero:
             return
-        self.average.eval()
+        average = self.learner.average.eval()
         clips = [clip.to(self.fabric.device) for clip in self.clips]
-        scores = validate(self.average, clips, quantized=self.quantizing)
+        scores = validate(average, clips, quantized=self.learner.quantizing)
         if self.monitor:
-            self.monitor.validation(self.step, scores, self.config.model.sample_rate)
+            self.monitor.validation(self.learner.step, scores, self.config.model.sample_rate)
         levels = [
             v
             for n, v in scores.values.items()
@@ -395,81 +145,43 @@ class Trainer:
         ]
         if levels and sum(levels) / len(levels) > self.best:
             self.best = sum(levels) / len(levels)
-            checkpoint.save(self.average, self.folder / "best")
+            checkpoint.save(average, self.folder / "best")
 
-    def save(self) -> None:
-        """Write the averaged weights as a checkpoint, and all that resuming needs."""
+    def save(self, *, last: bool) -> None:
+        """Write the averaged weights as a checkpoint, and all that resuming needs.
+
+        The state comes last: a run killed before that makes all of it again. At the `last` step
+        lies beside the checkpoint what a fine-tuning run may start from.
+        """
         if not self.fabric.is_global_zero:
             return
-        checkpoint.save(self.average, self.folder / "last")
-        save_state(self.folder, self._state())
-
-    def bequeath(self) -> None:
-        """Put beside the last checkpoint what a fine-tuning run may start from."""
-        if self.fabric.is_global_zero:
-            state = self._state()
-            names = {"optimizer", "codebooks", "adversary"} & set(state)
-            save_inheritance(self.folder / "last", {name: state[name] for name in names})
-
-    def _state(self) -> dict[str, Any]:
-        state = {
-            "step": self.step,
-            "quantizing": self.quantizing,
-            "best": self.best,
-            "skipped": self.skipped,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "codebooks": self.codebooks.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "precision": self.fabric.strategy.precision.state_dict(),
-        }
-        if self.balancer is not None:
-            state["balancer"] = self.balancer.state_dict()
-        if self.adversary is not None:
-            state["adversary"] = self.adversary.state_dict()
-        return state
+        checkpoint.save(self.learner.average, self.folder / "last")
+        if last:
+            save_inheritance(self.folder / "last", self.learner.inheritance())
+        save_state(self.folder, self.learner.state_dict() | {"best": self.best})
 
     def _resume(self) -> bool:
-        """Go on from the run folder's last state; a part that it lacks starts anew."""
+        """Go on from the run folder's last state, if there is one."""
+        if self.fabric.is_global_zero:
+            remove_leftovers(self.folder)
         found = load_state(self.folder) if self.config.resume else None
         if found is None:
             return False
         state, warning = found
         if warning:
             self.notes.append(f"warning: {warning}")
-        self.step, self.quantizing, self.best = state["step"], state["quantizing"], state["best"]
-        self.skipped = state.get("skipped", 0)
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.codebooks.load_state_dict(state["codebooks"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
-        if self.balancer is not None and "balancer" in state:
-            self.balancer.load_state_dict(state["balancer"])
-        if self.adversary is not None and "adversary" in state:
-            self.adversary.load_state_dict(state["adversary"])
+        self.best = state["best"]
+        self.learner.load_state_dict(state)
         return True
-
-    def _inherit(self, name: str) -> None:
-        """Take over what a checkpoint holds beside its weights, as far as it fits this run."""
-        state = load_inheritance(checkpoint.find(name))
-        parts = {"optimizer": self.optimizer, "codebooks": self.codebooks}
-        if self.adversary is not None:
-            parts["adversary"] = self.adversary
-        for part, ours in parts.items():
-            if part not in state:
-                continue
-            if fits(state[part], ours.state_dict()):
-                ours.load_state_dict(with_settings(state[part], ours.state_dict()))
-                self.notes.append(f"{part} as {name} left it")
-            else:
-                self.notes.append(f"{part} starts anew: that of {name} is of another shape")
 
     def _monitor(self, batch_seconds: float) -> Monitor | None:
         if not self.fabric.is_global_zero:
             return None
         monitor = Monitor(
-            self.folder, steps=self.config.steps, start=self.step, batch_seconds=batch_seconds
+            self.folder,
+            steps=self.config.steps,
+            start=self.learner.step,
+            batch_seconds=batch_seconds,
         )
         seconds = sum(clip.samples for clip in self.corpus.clips) / self.corpus.sample_rate
         monitor.say(
@@ -481,7 +193,7 @@ class Trainer:
         for skipped in self.corpus.skipped[:20]:
             monitor.say(f"skipped {skipped.path}: {skipped.reason}")
         if warning := too_many_skipped(self.corpus):
-            monitor.warn(self.step, warning)
-        if self.step:
-            monitor.say(f"going on from step {self.step}")
+            monitor.warn(self.learner.step, warning)
+        if self.learner.step:
+            monitor.say(f"going on from step {self.learner.step}")
         return monitor
