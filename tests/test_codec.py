@@ -1,5 +1,6 @@
 import io
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from synthetic import make_model, make_sound
 from test_bitstream import damaged_copies
 
 import bittern
-from bittern import audio
+from bittern import audio, bitstream
 from bittern.bitstream import CHUNK_OVERHEAD_BYTES, HEADER_BYTES
-from bittern.checkpoint import save
+from bittern.checkpoint import Checkpoint, save
+from bittern.codec import Codec
 from bittern.config import CodecConfig, LinearPath, NetworkConfig, NetworkInput, QuantizerConfig
 from bittern.errors import (
     AudioError,
@@ -103,7 +105,9 @@ def test_a_batch_with_lengths_equals_single_items(codec):
 
 
 def test_wrong_tensors_are_refused_with_what_was_expected(tiny_codec):
-    with pytest.raises(ValueError, match=r"expected floats \[batch, 1, samples\]"):
+    with pytest.raises(
+        ValueError, match=r"expected floats \[batch, 1 \(or a multiple\), samples\]"
+    ):
         tiny_codec.encode(torch.zeros(100))
     with pytest.raises(ValueError, match="expected floats"):
         tiny_codec.encode(torch.zeros(1, 1, 100, dtype=torch.int16))
@@ -131,8 +135,59 @@ def test_compressed_audio_comes_back_at_its_rate_and_length(codec, samples, samp
     data = codec.compress(make_sound(samples, channels=2), sample_rate, stages=2)
     wav, rate = codec.decompress(data)
     assert rate == sample_rate
-    assert wav.shape == (1, samples)
+    assert wav.shape == (2, samples)
     assert wav.dtype == torch.float32
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_channels_of_one_file_are_those_coded_alone(codec, channels):
+    wav = torch.from_numpy(make_sound(21_001, channels=channels, seed=5))
+    alone = torch.stack([codec.encode(channel[None, None])[0] for channel in wav])
+    codes = codec.encode(wav[None])
+    assert torch.equal(codes, alone[None])
+    each = torch.cat([codec.decode(own[None], length=21_001)[0] for own in alone])
+    again = codec.decode(codes, length=21_001)
+    assert again.shape == (1, channels, 21_001)
+    torch.testing.assert_close(again[0], each, rtol=0, atol=1e-5)
+    coarse = codec.decode(codes[:, :, :2], length=21_001)[0]
+
+    for live in (False, True):
+        file = io.BytesIO()
+        source = audio.array_stream(wav.numpy(), 16_000)
+        codec.compress_stream(source, file, chunk_seconds=0.3, live=live)
+        data = file.getvalue()
+        reader = bitstream.Reader(io.BytesIO(data), "x")
+        stored = [bitstream.unpack(chunk, reader.header) for chunk in reader]
+        assert np.array_equal(np.concatenate(stored, axis=2), alone.numpy())
+        assert (reader.header.streams, reader.header.source_channels) == (channels, channels)
+        torch.testing.assert_close(codec.decompress(data).wav, each, rtol=0, atol=1e-5)
+        part = codec.decompress(data, start=0.5, duration=0.25).wav
+        torch.testing.assert_close(part, each[:, 8_000:12_000], rtol=0, atol=1e-5)
+        fewer = codec.decompress(data, stages=2).wav
+        torch.testing.assert_close(fewer, coarse, rtol=0, atol=1e-5)
+
+
+def test_many_channels_fill_no_more_than_a_payload(tiny_codec):
+    file = io.BytesIO()
+    source = audio.array_stream(make_sound(3_000, channels=255), 16_000)
+    tiny_codec.compress_stream(source, file, chunk_seconds=3600)
+    assert tiny_codec.decompress(file.getvalue()).wav.shape == (255, 3_000)
+
+
+def test_channels_that_do_not_divide_are_refused():
+    config = CodecConfig(
+        channels=2,
+        hop_length=64,
+        latent_dim=16,
+        encoder=NetworkConfig(channels=(16,), residual_units=(1,)),
+        quantizer=QuantizerConfig(stages=2, codebook_size=16),
+    )
+    codec = Codec(Checkpoint(make_model(config), b"12345678", Path("two-channels")))
+    with pytest.raises(AudioError, match="3 channels are no multiple of the model's 2; mix"):
+        codec.compress(make_sound(1_000, channels=3), 16_000)
+    for channels, mono, expected in ((1, False, 2), (3, True, 2), (4, False, 4)):
+        data = codec.compress(make_sound(1_000, channels=channels), 16_000, mono=mono)
+        assert codec.decompress(data).wav.shape == (expected, 1_000)
 
 
 def test_compressing_equals_encoding_whatever_the_chunks(codec):
@@ -213,13 +268,13 @@ def test_files_and_their_receipts(tiny_codec, tmp_path):
     assert receipt.file_bytes == size
     assert receipt.seconds == 1.5
     assert receipt.measured_kbps == pytest.approx(size * 8 / 1.5 / 1000)
-    assert receipt.nominal_kbps == pytest.approx(1.2)
+    assert receipt.nominal_kbps == pytest.approx(2.4)
     assert receipt.ratio == pytest.approx(66_150 * 4 / size)
-    assert (receipt.source_channels, receipt.channels) == (2, 1)
+    assert (receipt.source_channels, receipt.channels) == (2, 2)
     again = tiny_codec.decompress_file(tmp_path / "a.btn", tmp_path / "out.wav")
     assert (again.seconds, again.file_bytes, again.sample_rate) == (1.5, size, 44_100)
     info = sf.info(tmp_path / "out.wav")
-    assert (info.frames, info.samplerate, info.channels) == (66_150, 44_100, 1)
+    assert (info.frames, info.samplerate, info.channels) == (66_150, 44_100, 2)
     assert {p.name for p in tmp_path.iterdir()} == {"in.wav", "a.btn", "out.wav"}
 
 

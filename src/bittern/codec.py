@@ -18,6 +18,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from bittern import audio, bitstream, checkpoint, transcode
@@ -121,27 +122,41 @@ class Codec:
         """Code waveforms.
 
         Args:
-            wav: [B, C, T] at `sample_rate`, in -1..1.
+            wav: [B, C, T] at `sample_rate`, in -1..1; C is that of the model, or S times as many,
+                which are coded apart.
             stages: how many to code, 1 to K; all by default.
-            bitrate_kbps: instead of `stages`: the most that are not above this nominal bitrate.
+            bitrate_kbps: instead of `stages`: the most that are not above this nominal bitrate,
+                all channels together.
             lengths: samples that count in each item; what lies behind is ignored. Each item's
                 codes are then those that it has alone, and 0 behind its `config.frame_count`.
             search_width: candidates kept from stage to stage (see `search.py`): 4 or 8 sound better
                 at the same bitrate, and take that many times as long to quantize.
 
         Returns:
-            [B, k, F] with F = `config.frame_count` of T, or of the greatest length.
+            [B, k, F] with F = `config.frame_count` of T, or of the greatest length;
+            [B, S, k, F] if there are more channels than the model has.
 
         Raises:
             ValueError: wrong rank, channels, type or lengths.
             ConfigError: stages or bitrate out of reach.
         """
-        stages = self._stages(stages, bitrate_kbps)
-        if wav.dim() != 3 or wav.shape[1] != self.channels or not wav.is_floating_point():
+        if (
+            wav.dim() != 3
+            or not wav.is_floating_point()
+            or wav.shape[1] % self.channels
+            or (not wav.shape[1])
+        ):
             raise ValueError(
-                f"wav is {wav.dtype} {list(wav.shape)}; expected floats [batch, {self.channels}, "
-                f"samples] at {self.sample_rate} Hz"
+                f"wav is {wav.dtype} {list(wav.shape)}; expected floats [batch, {self.channels} (or "
+                f"a multiple), samples] at {self.sample_rate} Hz"
             )
+        streams = wav.shape[1] // self.channels
+        stages = self._stages(stages, bitrate_kbps, streams)
+        if streams > 1:
+            batch = rearrange(wav, "b (s c) t -> (b s) c t", s=streams)
+            each = None if lengths is None else [n for n in lengths for _ in range(streams)]
+            codes = self.encode(batch, stages=stages, lengths=each, search_width=search_width)
+            return rearrange(codes, "(b s) k f -> b s k f", s=streams)
         wav = wav.detach().to(self.device, torch.float32)
         if lengths is None:
             return self._encode(wav, stages, search_width)
@@ -181,18 +196,25 @@ class Codec:
         Any prefix of the stages decodes: `codes[:, :k]` is the same audio at a lower bitrate.
 
         Args:
-            codes: [B, k, F] with 1 <= k <= K.
+            codes: [B, k, F] with 1 <= k <= K, or [B, S, k, F] of S times the model's channels.
             length: samples to return; by default all that the frames hold, F * hop less the delay.
             lengths: samples of each item, as given to `encode`; silence behind.
 
         Returns:
-            [B, C, length], or [B, C, greatest of lengths].
+            [B, C, length], or [B, C, greatest of lengths]; of codes with S, [B, S * C, length].
 
         Raises:
             ValueError: wrong rank, stages, codes or lengths.
         """
+        if codes.dim() == 4:
+            each = None if lengths is None else [n for n in lengths for _ in codes[0]]
+            wav = self.decode(codes.flatten(0, 1), length=length, lengths=each)
+            return rearrange(wav, "(b s) c t -> b (s c) t", b=codes.shape[0])
         if codes.dim() != 3:
-            raise ValueError(f"codes are {list(codes.shape)}; expected [batch, stages, frames]")
+            raise ValueError(
+                f"codes are {list(codes.shape)}; expected [batch, stages, frames], with streams "
+                "before the stages where there are several"
+            )
         codes = codes.to(self.device)
         if lengths is None:
             return self.model.decode(codes, length)
@@ -219,16 +241,20 @@ class Codec:
         stages: int | None = None,
         bitrate_kbps: float | None = None,
         coder: str = "auto",
+        mono: bool = False,
     ) -> bytes:
         """Compress audio in memory to the bytes of a `.btn` file.
 
         Args:
-            wav: floats [T] or [C, T] in -1..1; channels are mixed to the model's.
+            wav: floats [T] or [C, T] in -1..1; channels beyond the model's are coded apart, in one
+                file and in step.
             sample_rate: of `wav`, Hz; it is resampled to the model's.
             stages: how many to code, 1 to K; all by default.
-            bitrate_kbps: instead of `stages`: the most that are not above this nominal bitrate.
+            bitrate_kbps: instead of `stages`: the most that are not above this nominal bitrate,
+                all channels together.
             coder: "range" codes losslessly with the checkpoint's entropy model, "raw" does not;
                 "auto" does if there is one.
+            mono: mix the channels down to one.
 
         Raises:
             ValueError: wrong rank or type.
@@ -244,7 +270,9 @@ class Codec:
             )
         file = io.BytesIO()
         stream = audio.array_stream(samples, sample_rate)
-        self.compress_stream(stream, file, stages=stages, bitrate_kbps=bitrate_kbps, coder=coder)
+        self.compress_stream(
+            stream, file, stages=stages, bitrate_kbps=bitrate_kbps, coder=coder, mono=mono
+        )
         return file.getvalue()
 
     def decompress(
@@ -284,6 +312,7 @@ class Codec:
         bitrate_kbps: float | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
         coder: str = "auto",
+        mono: bool = False,
     ) -> Receipt:
         """Compress an audio file; the target is replaced, whole or not at all.
 
@@ -302,6 +331,7 @@ class Codec:
                 chunk_seconds=chunk_seconds,
                 live=not file.seekable(),
                 coder=coder,
+                mono=mono,
             )
 
     def decompress_file(
@@ -335,6 +365,7 @@ class Codec:
         chunk_seconds: float = CHUNK_SECONDS,
         live: bool = False,
         coder: str = "auto",
+        mono: bool = False,
     ) -> Receipt:
         """Compress audio as it comes, writing each chunk as soon as it is full.
 
@@ -346,18 +377,21 @@ class Codec:
             chunk_seconds: audio to a chunk, down to one frame.
             live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
             coder: see `compress`.
+            mono: see `compress`.
 
         Raises:
             AudioError, ConfigError: see `compress`.
         """
+        streams = transcode.stream_count(source, self.channels, mono=mono)
         return transcode.compress_stream(
             self._checkpoint,
             source,
             file,
-            stages=self._stages(stages, bitrate_kbps),
+            stages=self._stages(stages, bitrate_kbps, streams),
             chunk_seconds=chunk_seconds,
             live=live,
             coder=self._coder(coder),
+            mono=mono,
         )
 
     def decompress_stream(
@@ -404,11 +438,11 @@ class Codec:
             )
         return None if name == "raw" else self.entropy
 
-    def _stages(self, stages: int | None, bitrate_kbps: float | None) -> int:
+    def _stages(self, stages: int | None, bitrate_kbps: float | None, streams: int = 1) -> int:
         if bitrate_kbps is not None:
             if stages is not None:
                 raise ValueError("give stages or bitrate_kbps, not both")
-            return self.config.stages_for(bitrate_kbps)
+            return self.config.stages_for(bitrate_kbps, streams)
         if stages is None:
             return self.stages
         if not 1 <= stages <= self.stages:

@@ -244,18 +244,20 @@ class CodecConfig:
         """Frames that `samples` samples of audio are coded in: F = ceil(T / hop), + 1 if lapped."""
         return 0 if samples == 0 else -(-samples // self.hop_length) + int(self.lapped)
 
-    def stages_for(self, bitrate_kbps: float) -> int:
-        """The most stages whose nominal bitrate is not above `bitrate_kbps`.
+    def stages_for(self, bitrate_kbps: float, streams: int = 1) -> int:
+        """The most stages whose nominal bitrate, of all streams, is not above `bitrate_kbps`.
 
         Raises:
             ConfigError: not even one stage fits, or all stages together stay below.
         """
-        stages = math.floor(bitrate_kbps / self.kbps_per_stage + 1e-9)
-        highest = self.quantizer.stages * self.kbps_per_stage
+        each = self.kbps_per_stage * streams
+        stages = math.floor(bitrate_kbps / each + 1e-9)
+        highest = self.quantizer.stages * each
+        of = f" for {streams * self.channels} channels" if streams > 1 else ""
         _require(
             1 <= stages <= self.quantizer.stages,
             f"bitrate {bitrate_kbps:g} kbit/s is out of reach of {self.name}; "
-            f"give {self.kbps_per_stage:g} to {highest:g}",
+            f"give {each:g} to {highest:g}{of}",
         )
         return stages
 

@@ -19,7 +19,7 @@ from bittern.shapes import Waveform
 from bittern.stream import StreamingDecoder
 from bittern.wav import Block
 
-_DECODE_FRAMES = 512  # at once at most, however long a file's chunks claim to be
+_DECODE_FRAMES = 512  # at once at most, of all streams, however long chunks claim to be
 _RESAMPLER_SECONDS = 0.25  # longer than the resampler's filters look back
 
 
@@ -132,7 +132,7 @@ def _pushed(
     coder: Coder | None,
 ) -> Iterator[Waveform]:
     codes = torch.from_numpy(bitstream.unpack(chunk, header, stages, coder))
-    for portion in codes.split(_DECODE_FRAMES, dim=-1):
+    for portion in codes.split(max(_DECODE_FRAMES // header.streams, 1), dim=-1):
         yield decoder.push(portion)
 
 

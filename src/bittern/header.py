@@ -170,6 +170,11 @@ class Header:
             raise FormatError(f"{name}: the header makes no sense ({error})") from None
 
 
+def most_chunk_frames(streams: int, bits_per_code: int, stages: int) -> int:
+    """Frames whose codes surely fit one payload, at least 1."""
+    return max((_LONGEST_PAYLOAD // stages - 2) * 8 // (streams * bits_per_code), 1)
+
+
 # fields between fingerprint and sample counts in the order of the file, with their ranges
 _RANGES = (
     ("sample_rate", *RATES),

@@ -16,6 +16,7 @@ from bittern import audio, bitstream, decoding
 from bittern.audio import AudioStream, Resampler
 from bittern.checkpoint import Checkpoint
 from bittern.errors import AudioError, ConfigError, FormatError, ModelMismatchError
+from bittern.header import most_chunk_frames
 from bittern.model import CodecModel
 from bittern.packing import Coder
 from bittern.recovery import Gap, Salvage
@@ -25,6 +26,7 @@ from bittern.wav import Block
 
 CHUNK_SECONDS = 6.0
 _MOST_CHUNK_FRAMES = 4096
+_PUSHED_FRAMES = 1024  # at once at most, of all streams together; bounds the memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,24 @@ class DecodedStream(AudioStream):
         )
 
 
+def stream_count(source: AudioStream, channels: int, *, mono: bool = False) -> int:
+    """How many streams of codes audio takes with a model of `channels` channels.
+
+    A model of fewer channels than the audio codes them as streams side by side, all in step.
+
+    Raises:
+        AudioError: the audio's channels cannot be shared out among streams.
+    """
+    if mono or source.channels <= channels:
+        return 1
+    if source.channels % channels:
+        raise AudioError(
+            f"{source.name}: {source.channels} channels are no multiple of the model's {channels}; "
+            "mix them down with --mono (mono=True)"
+        )
+    return source.channels // channels
+
+
 def compress_stream(
     codec: Checkpoint,
     source: AudioStream,
@@ -88,17 +108,19 @@ def compress_stream(
     chunk_seconds: float = CHUNK_SECONDS,
     live: bool = False,
     coder: Coder | None = None,
+    mono: bool = False,
 ) -> Receipt:
     """Compress audio as it comes, writing each chunk as soon as it is full.
 
     Args:
         codec: the model and its fingerprint.
-        source: read to its end; its channels are mixed to the model's.
+        source: read to its end; its channels are coded apart where the model has fewer.
         file: where to write.
         stages: how many to code, 1 to K.
         chunk_seconds: audio to a chunk, down to one frame.
         live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
         coder: the codec's entropy model; without one, codes are packed raw.
+        mono: mix the channels down to one.
 
     Raises:
         AudioError: a sample is not finite, rate or channels do not fit, or there are fewer or more
@@ -107,6 +129,8 @@ def compress_stream(
     began = time.perf_counter()
     config = codec.model.config
     _check_source(source)
+    streams = stream_count(source, config.channels, mono=mono)
+    bits = config.quantizer.bits_per_code
     known = source.samples if live else None
     header = bitstream.Header(
         fingerprint=codec.fingerprint,
@@ -114,11 +138,14 @@ def compress_stream(
         source_rate=source.sample_rate,
         channels=config.channels,
         source_channels=source.channels,
+        streams=streams,
         hop_length=config.hop_length,
-        bits_per_code=config.quantizer.bits_per_code,
+        bits_per_code=bits,
         stages=stages,
         extra_frames=int(config.lapped),
-        chunk_frames=_chunk_frames(chunk_seconds, config.frame_rate),
+        chunk_frames=_chunk_frames(
+            chunk_seconds, config.frame_rate, most_chunk_frames(streams, bits, stages)
+        ),
         samples=None
         if known is None
         else audio.resampled_length(known, source.sample_rate, config.sample_rate),
@@ -126,9 +153,10 @@ def compress_stream(
         entropy=coder.fingerprint if coder else None,
     )
     writer = bitstream.Writer(file, header, live=live, coder=coder)
-    resampler = Resampler(source.sample_rate, config.sample_rate, config.channels)
-    blocks = _to_model(audio.checked(source), resampler, config.channels)
-    for codes in _codes(codec.model, blocks, stages, header.chunk_frames):
+    channels = streams * config.channels
+    resampler = Resampler(source.sample_rate, config.sample_rate, channels)
+    blocks = _to_model(audio.checked(source), resampler, channels, mono=mono)
+    for codes in _codes(codec.model, blocks, stages, header):
         writer.write(codes.cpu().numpy())
         if live:
             file.flush()
@@ -208,34 +236,39 @@ def _check_source(source: AudioStream) -> None:
         )
 
 
-def _to_model(source: AudioStream, resampler: Resampler, channels: int) -> Iterator[Block]:
-    """Blocks at the model's rate with the model's channels."""
+def _to_model(
+    source: AudioStream, resampler: Resampler, channels: int, *, mono: bool
+) -> Iterator[Block]:
+    """Blocks at the model's rate with the channels of all streams."""
     for block in source.blocks:
-        yield resampler.push(audio.mix(block, channels, source.name))
+        mixed = audio.mix(block, 1, source.name) if mono else block
+        yield resampler.push(audio.mix(mixed, channels, source.name))
     yield resampler.flush()
 
 
 def _codes(
-    model: CodecModel, blocks: Iterator[Block], stages: int, chunk_frames: int
+    model: CodecModel, blocks: Iterator[Block], stages: int, header: bitstream.Header
 ) -> Iterator[Codes]:
-    """Codes [1, k, F], chunk by chunk; pushed in the same portions, however the blocks come."""
+    """Codes [S, k, F], chunk by chunk; pushed in the same portions, however the blocks come."""
     device = model.quantizer.codewords.device
-    rest: list[Codes] = []
+    streams, full = header.streams, header.chunk_frames
+    pending: list[Codes] = []
     if model.config.streamable:
-        encoder = StreamingEncoder(model, stages=stages)
-        for block in _regrouped(blocks, chunk_frames * model.config.hop_length):
-            codes = encoder.push(_to_tensor(block).to(device))
-            if codes.shape[-1] == chunk_frames:
-                yield codes
-            else:
-                rest.append(codes)
-        rest.append(encoder.flush())
+        encoder = StreamingEncoder(model, stages=stages, batch=streams)
+        portion = max(min(full, _PUSHED_FRAMES // streams), 1)
+        for block in _regrouped(blocks, portion * header.hop_length):
+            pending.append(encoder.push(_to_tensor(block, streams).to(device)))
+            if sum(codes.shape[-1] for codes in pending) >= full:
+                codes = torch.cat(pending, dim=-1)
+                yield codes[..., :full]
+                pending = [codes[..., full:]]
+        pending.append(encoder.flush())
     else:
-        clip = _to_tensor(audio.gather(blocks, model.config.channels).T)
-        rest.append(model.encode(clip.to(device), stages))
-    tail = torch.cat(rest, dim=-1)
+        clip = audio.gather(blocks, streams * header.channels).T
+        pending.append(model.encode(_to_tensor(clip, streams).to(device), stages))
+    tail = torch.cat(pending, dim=-1)
     if tail.shape[-1]:
-        yield from tail.split(chunk_frames, dim=-1)
+        yield from tail.split(full, dim=-1)
 
 
 def _check_fits(reader: bitstream.Reader | Salvage, codec: Checkpoint) -> None:
@@ -280,10 +313,10 @@ def _receipt(header: bitstream.Header, file_bytes: int, elapsed: float) -> Recei
     )
 
 
-def _chunk_frames(seconds: float, frame_rate: float) -> int:
+def _chunk_frames(seconds: float, frame_rate: float, most: int) -> int:
     """Frames to a chunk, from eight on in eights, which are whole bytes at any width of codes."""
     frames = max(round(min(seconds, 3600) * frame_rate), 1)
-    return min(frames if frames < 8 else -(-frames // 8) * 8, _MOST_CHUNK_FRAMES)
+    return min(frames if frames < 8 else -(-frames // 8) * 8, _MOST_CHUNK_FRAMES, most)
 
 
 def _regrouped(blocks: Iterator[Block], size: int) -> Iterator[Block]:
@@ -303,5 +336,6 @@ def _regrouped(blocks: Iterator[Block], size: int) -> Iterator[Block]:
         yield np.concatenate(parts)
 
 
-def _to_tensor(block: Block) -> Waveform:
-    return torch.from_numpy(np.ascontiguousarray(block.T))[None]
+def _to_tensor(block: Block, streams: int) -> Waveform:
+    """[n, S * C] -> [S, C, n]."""
+    return torch.from_numpy(np.ascontiguousarray(block.T)).unflatten(0, (streams, -1))

@@ -128,11 +128,36 @@ def test_any_kind_of_audio_comes_back_at_its_rate_and_length(
     source = write_wav(here / f"a{suffix}", rate // 2 + 7, channels, rate, **options)
     code, out, err = run("compress", source, "a.btn", *model)
     assert (code, out) == (0, "")
-    assert ("channels mixed to 1" in err) == (channels > 1)
+    assert (f" s, {channels} channels, 8 stages" in err) == (channels > 1)
     assert run("decompress", "a.btn", "b.wav", *model)[0] == 0
     before, after = sf.info(source), sf.info("b.wav")
     assert (after.frames, after.samplerate) == (before.frames, before.samplerate)
-    assert (after.channels, after.subtype) == (1, "PCM_16")
+    assert (after.channels, after.subtype) == (channels, "PCM_16")
+
+
+def test_mono_mixes_channels_down(here, run, model):
+    sound = make_sound(20_000, channels=2)
+    sf.write("a.wav", sound.T, 16_000, subtype="FLOAT")
+    sf.write("mean.wav", sound.mean(axis=0), 16_000, subtype="FLOAT")
+    code, _, err = run("compress", "a.wav", "--mono", *model)
+    assert (code, ", 2 channels mixed to 1)" in err) == (0, True)
+    assert run("compress", "mean.wav", *model)[0] == 0
+    assert run("decompress", "a.btn", "b.wav", *model)[0] == 0
+    assert run("decompress", "mean.btn", "c.wav", *model)[0] == 0
+    assert Path("b.wav").read_bytes() == Path("c.wav").read_bytes()
+
+
+def test_channels_share_the_bitrate(here, run, model):
+    write_wav(here / "a.wav", 20_000, 2)
+    assert run("compress", "a.wav", "--bitrate", "1.9", *model)[0] == 0
+    run("compress", "a.wav", "b.btn", "--stages", "3", *model)
+    assert Path("a.btn").read_bytes() == Path("b.btn").read_bytes()
+    assert json.loads(run("info", "a.btn", "--json")[1])["nominal_kbps"] == 1.8
+    code, _, err = run("compress", "a.wav", "c.btn", "--bitrate", "0.5", *model)
+    assert (code, "give 0.6 to 4.8 for 2 channels" in err) == (USAGE, True)
+    assert run("trim", "a.btn", "d.btn", "--bitrate", "1.3")[0] == 0
+    run("compress", "a.wav", "e.btn", "--stages", "2", *model)
+    assert Path("d.btn").read_bytes() == Path("e.btn").read_bytes()
 
 
 def test_the_receipt_counts_bytes(here, run, model):
@@ -440,8 +465,8 @@ def test_info_for_people_and_programs(here, run, tiny_codec):
     assert facts["seconds"] == 0.5
     assert facts["file_bytes"] == len(data)
     assert facts["measured_kbps"] == pytest.approx(len(data) * 16 / 1000, abs=1e-3)
-    assert facts["nominal_kbps"] == 0.9
-    assert (facts["source_rate"], facts["source_channels"], facts["stages"]) == (44_100, 2, 3)
+    assert facts["nominal_kbps"] == 1.8
+    assert (facts["source_rate"], facts["streams"], facts["stages"]) == (44_100, 2, 3)
     assert facts["model_fingerprint"] == tiny_codec.fingerprint.hex()
     assert "source rate:       44100\n" in run("info", "a.btn")[1]
     assert len(json.loads(run("info", "a.btn", "a.btn", "--json")[1])) == 2

@@ -35,6 +35,9 @@ def add_compress(commands: Commands) -> None:
     add_rate(command, required=False)
     add_model(command)
     command.add_argument(
+        "--mono", action="store_true", help="mix channels down; otherwise each is coded"
+    )
+    command.add_argument(
         "--coder",
         choices=["auto", "range", "raw"],
         default="auto",
@@ -81,6 +84,7 @@ def _compress_one(codec: "Codec", source: str, target: str, args: argparse.Names
             chunk_seconds=args.chunk_seconds,
             live=live,
             coder=args.coder,
+            mono=args.mono,
         )
     return _compressed(receipt)
 
@@ -105,10 +109,15 @@ def _compressed(receipt: "Receipt") -> str:
         else ""
     )
     return (
-        f"{receipt.seconds:.2f} s, {receipt.stages} stages, {receipt.measured_kbps:.2f} kbit/s "
+        f"{receipt.seconds:.2f} s, {_channels(receipt)}{receipt.stages} stages, "
+        f"{receipt.measured_kbps:.2f} kbit/s "
         f"({receipt.file_bytes} bytes, {receipt.ratio:.0f}x smaller than 16-bit PCM{mixed}), "
         f"{receipt.speed:.0f}x real time"
     )
+
+
+def _channels(receipt: "Receipt") -> str:
+    return f"{receipt.channels} channels, " if receipt.channels > 1 else ""
 
 
 def add_decompress(commands: Commands) -> None:
