@@ -37,6 +37,19 @@ def test_ties_go_to_the_lowest_index():
     assert nearest(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), codebook).tolist() == [1, 1]
 
 
+def test_a_frame_alone_gets_the_codes_and_the_sum_that_it_gets_among_others(quantizer):
+    latent = latents(frames=40)
+    latent[0, :, 0] = quantizer.codewords[0, 3:5].mean(dim=0)  # a near tie
+    codes = quantizer.encode(latent)
+    sums = quantizer.decode(codes)
+    for item in range(latent.shape[0]):
+        for frame in range(latent.shape[2]):
+            own = codes[item, None, :, frame, None]
+            assert torch.equal(quantizer.encode(latent[item, None, :, frame, None]), own)
+            assert torch.equal(quantizer.decode(own), sums[item, None, :, frame, None])
+    assert torch.equal(quantizer.encode(latent[:1, :, :1], 2), codes[:1, :2, :1])
+
+
 def test_any_prefix_of_the_stages_decodes_to_its_partial_sum(quantizer):
     latent = latents()
     codes = quantizer.encode(latent)

@@ -9,6 +9,7 @@ estimator and commitment, VQ-VAE (arXiv:1711.00937).
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -57,6 +58,8 @@ class ResidualQuantizer(nn.Module):
         """
         stages = self._check_stages(stages)
         with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
+            if latent.shape[0] * latent.shape[2] == 1 and _plain(latent):
+                return self._encode_one(latent.float().reshape(1, -1), stages)
             vectors = rearrange(latent.float(), "b d f -> (b f) d")
             norms, transposed = self._tables()
             given, picked, gaps = [vectors], [], []
@@ -75,6 +78,28 @@ class ResidualQuantizer(nn.Module):
             if len(rows):
                 codes[:, rows] = self._settle(vectors[rows], stages)
             return rearrange(codes, "k (b f) -> b k f", b=latent.shape[0])
+
+    def _encode_one(self, vector: Tensor, stages: int) -> Tensor:
+        """The same for one frame, [1, D] -> [1, stages, 1], in a third of the time.
+
+        Where audio comes frame by frame it is not the arithmetic that takes time, but the calls.
+        """
+        norms, transposed = (table.numpy() for table in self._tables())
+        codewords = self.codewords.numpy()
+        rest = vector[0].numpy()
+        codes = np.zeros((1, stages, 1), np.int64)
+        scores = np.empty(self.codebook_size, np.float32)
+        for stage in range(stages):
+            np.dot(rest, transposed[stage], out=scores)
+            np.multiply(scores, -2, out=scores)
+            np.add(scores, norms[stage], out=scores)
+            chosen = scores.argmin()
+            size = rest.dot(rest) + norms[stage, chosen]
+            if np.count_nonzero(scores <= scores[chosen] + _MARGIN * size) > 1:
+                return self._settle(vector, stages)[None, :, 0, None]
+            codes[0, stage, 0] = chosen
+            rest = rest - codewords[stage, chosen]
+        return torch.from_numpy(codes)
 
     def _settle(self, vectors: Tensor, stages: int) -> Tensor:
         """The same search by distances in float64 wherever scores nearly tie: [M, D] -> [k, M].
@@ -126,6 +151,9 @@ class ResidualQuantizer(nn.Module):
                 f"codes run from {int(codes.min())} to {int(codes.max())}; "
                 f"expected 0 to {self.codebook_size - 1}"
             )
+        if codes.shape[0] * codes.shape[2] == 1 and _plain(self.codewords):
+            rows = self.codewords.numpy()[np.arange(stages), codes[0, :, 0].numpy()]  # [k, D]
+            return torch.from_numpy(np.add.reduce(rows, axis=0, initial=0))[None, :, None]
         latent = torch.zeros((), device=codes.device)
         for stage in range(stages):
             latent = latent + self.codewords[stage][codes[:, stage]]  # [B, F, D]
@@ -197,6 +225,11 @@ class ResidualQuantizer(nn.Module):
         if not 1 <= stages <= self.stages:
             raise ValueError(f"got {stages} stages; this quantizer has 1 to {self.stages}")
         return stages
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether numpy may see it: on a CPU, and not while a graph is made."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _nearest_among(vectors: Tensor, candidates: Tensor, codebook: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 Two reasons. A library's convolution rearranges its weights at every call, which at one frame a push
 costs several times the product itself; here they are arranged once and kept. And its way of summing
 depends on the number of steps, so that the same frame comes out a little different in another chunk;
-a product of rows does not as long as their number is a multiple of `_ROWS` (measured with oneDNN and
-MKL on AVX-512; elsewhere they agree to float32 rounding). Codes are then the same, bit for bit,
+a product of rows does not as long as their number is 2 or a multiple of `_ROWS` (measured with oneDNN
+on AVX-512; elsewhere they agree to float32 rounding). Codes are then the same, bit for bit,
 however audio is pushed.
 """
 
@@ -31,6 +31,9 @@ def takes(weight: Tensor, x: Tensor) -> bool:
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int) -> Tensor:
     """`F.conv1d` without padding: [B, C, L], [C', C, k] -> [B, C', L']."""
     span = (weight.shape[2] - 1) * dilation + 1
+    if len(x) == 1 and x.shape[2] == span:  # one step of one stream, where little calls count
+        row = x[..., ::dilation].reshape(1, -1)
+        return _multiplied(row, _arranged(weight, transposed=False), bias)[..., None]
     windows = x.unfold(2, span, stride)[..., ::dilation].transpose(1, 2)  # [B, L', C, k]
     return _product(windows, _arranged(weight, transposed=False), bias).transpose(1, 2)
 
@@ -51,12 +54,12 @@ def convolve_transposed(x: Tensor, weight: Tensor, bias: Tensor | None, stride: 
 
 def _arranged(weight: Tensor, *, transposed: bool) -> Tensor:
     """The weight as a matrix [N, K]; on CPUs in oneDNN's own order, kept until the weight changes."""
-    flat = weight.flatten(1).T if transposed else weight.flatten(1)
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return flat
     version = 0 if weight.is_inference() else weight._version
     found = _kept.get(weight)
     if found is None or found[0] != version:
+        flat = weight.flatten(1).T if transposed else weight.flatten(1)
+        if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+            return flat
         with torch.no_grad():
             packed = torch.ops.mkldnn._reorder_linear_weight(flat.detach().contiguous(), _ROWS)
         found = _kept[weight] = (version, packed)
@@ -69,11 +72,17 @@ def _product(windows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if batch * length > _BLOCK and length > 1:
         step = max(_BLOCK // batch, 1)
         return torch.cat([_product(part, weight, bias) for part in windows.split(step, 1)], dim=1)
-    rows = windows.reshape(batch * length, -1)
-    if len(rows) % _ROWS:
-        rows = F.pad(rows, (0, 0, 0, -len(rows) % _ROWS))
-    if weight.is_mkldnn:
-        out = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-    else:
-        out = F.linear(rows, weight, bias)
-    return out[: batch * length].view(batch, length, -1)
+    return _multiplied(windows.reshape(batch * length, -1), weight, bias).view(batch, length, -1)
+
+
+def _multiplied(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[M, K], [N, K] -> [M, N]."""
+    count = len(rows)
+    if not weight.is_mkldnn:
+        return F.linear(rows, weight, bias)
+    if count == 1:
+        rows = torch.cat([rows, rows])
+    elif count > 2 and count % _ROWS:
+        rows = F.pad(rows, (0, 0, 0, -count % _ROWS))
+    out = torch.ops.mkldnn._linear_pointwise.default(rows, weight, bias, "none", [], "")
+    return out if len(out) == count else out[:count]
