@@ -7,17 +7,14 @@ weights. Further settings: minutes=N of audio at most (default: all), steps=400 
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import bittern
-from bittern.audio import READABLE, Resampler, gather, mix, open_audio
 from bittern.checkpoint import write_atomically
-from bittern.codec import Codec
 from bittern.entropy import ENTROPY_FILE
 from bittern.errors import ConfigError
 from bittern.shipped import find
-from bittern.training.entropy_fit import FitSettings, fit
+from bittern.training.entropy_fit import FitSettings, encode_folder, fit
 
 
 def main(arguments: list[str]) -> None:
@@ -33,7 +30,9 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(1)
     codec = bittern.load(settings["checkpoint"])
     folder = find(settings["checkpoint"])
-    clips = _codes(codec, Path(settings["data.root"]), 60 * float(settings["minutes"]))
+    clips = encode_folder(codec, Path(settings["data.root"]), 60 * float(settings["minutes"]))
+    minutes = sum(clip.shape[1] for clip in clips) / codec.frame_rate / 60
+    print(f"{len(clips)} clips, {minutes:.1f} minutes", flush=True)
     weights = fit(
         clips,
         codec.model.quantizer.codewords.cpu().numpy(),
@@ -43,27 +42,6 @@ def main(arguments: list[str]) -> None:
     data = weights.to_bytes()
     write_atomically(folder / ENTROPY_FILE, data)
     print(f"{folder / ENTROPY_FILE}: {len(data)} bytes")
-
-
-def _codes(codec: Codec, root: Path, seconds: float) -> list[np.ndarray]:
-    """Codes [K, F] of audio below a folder, in an order that mixes its parts."""
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in READABLE)
-    if not paths:
-        raise ConfigError(f"{root}: has no audio")
-    clips: list[np.ndarray] = []
-    coded = 0.0
-    for place in np.random.default_rng(0).permutation(len(paths)):
-        if coded >= seconds:
-            break
-        with open_audio(paths[place]) as stream:
-            resampler = Resampler(stream.sample_rate, codec.sample_rate, codec.channels)
-            blocks = [resampler.push(mix(block, codec.channels)) for block in stream.blocks]
-        samples = gather([*blocks, resampler.flush()], codec.channels)
-        wav = torch.from_numpy(np.ascontiguousarray(samples))
-        clips.append(codec.encode(wav[None])[0].cpu().numpy())
-        coded += wav.shape[-1] / codec.sample_rate
-    print(f"{len(clips)} clips, {coded / 60:.1f} minutes", flush=True)
-    return clips
 
 
 if __name__ == "__main__":

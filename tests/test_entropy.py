@@ -212,6 +212,14 @@ def golden_weights() -> bytes:
 GOLDEN = 2280423543
 
 
+def likely_codes(model: EntropyModel, streams: int, frames: int, seed: int) -> np.ndarray:
+    """Codes [S, K, F] that a model takes for probable: what random bytes decode to."""
+    rng = np.random.RandomState(seed)
+    chunk = model.start(streams, frames)
+    stages = [chunk.decode(rng.bytes(streams * frames)) for _ in range(model.stages)]
+    return np.stack(stages, axis=1)
+
+
 def test_a_model_whose_sums_are_not_exact_is_refused() -> None:
     from safetensors.numpy import load, save
 

@@ -7,6 +7,7 @@ of the first stages vary most.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bittern.audio import READABLE, Resampler, gather, mix, open_audio
+from bittern.codec import Codec
 from bittern.entropy import (
     HIDDEN_MOST,
     NARROW_MOST,
@@ -22,6 +25,7 @@ from bittern.entropy import (
     EntropyWeights,
     power_table,
 )
+from bittern.errors import ConfigError
 
 _GAP = 2  # frames of nothing between chunks, as many as any context reaches
 _INT8, _INT16 = 127, 32767
@@ -47,6 +51,42 @@ class _Corpus:
 
     codes: Tensor  # [K, columns], N in a gap
     frames: Tensor
+
+
+def encode_folder(
+    codec: Codec, root: Path, seconds: float = float("inf"), stages: int | None = None
+) -> list[NDArray[np.int64]]:
+    """Code the audio below a folder, in an order that mixes its parts.
+
+    Args:
+        codec: each clip is resampled and mixed for it.
+        root: searched at any depth.
+        seconds: stop once so much audio is coded.
+        stages: how many; all by default.
+
+    Returns:
+        Codes [K, F] of each clip.
+
+    Raises:
+        ConfigError: there is no audio.
+        AudioError: a file cannot be read.
+    """
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in READABLE)
+    if not paths:
+        raise ConfigError(f"{root}: has no audio")
+    clips: list[NDArray[np.int64]] = []
+    coded = 0.0
+    for place in np.random.default_rng(0).permutation(len(paths)):
+        if coded >= seconds:
+            break
+        with open_audio(paths[place]) as stream:
+            resampler = Resampler(stream.sample_rate, codec.sample_rate, codec.channels)
+            blocks = [resampler.push(mix(block, codec.channels)) for block in stream.blocks]
+        samples = gather([*blocks, resampler.flush()], codec.channels)
+        wav = torch.from_numpy(np.ascontiguousarray(samples))
+        clips.append(codec.encode(wav[None], stages=stages)[0].cpu().numpy())
+        coded += wav.shape[-1] / codec.sample_rate
+    return clips
 
 
 def fit(
