@@ -1,8 +1,10 @@
 """The `bittern` command as people type it: exit codes, exact messages, and what is left behind."""
 
+import contextlib
 import io
 import json
 import os
+import re
 import resource
 import runpy
 import subprocess
@@ -200,12 +202,59 @@ def test_many_inputs_go_to_a_folder_and_failures_are_told_at_the_end(here, run, 
     (here / "out").mkdir()
     code, _, err = run("compress", "a.wav", "text.wav", "b.wav", "--output-dir", "out", *model)
     assert code == BAD_AUDIO
-    assert (
-        err.splitlines()[1]
-        == "bittern: text.wav: not audio that can be read (Format not recognised)"
-    )
-    assert err.splitlines()[3] == "bittern: 1 of 3 files failed"
+    assert [line.split(":")[0] for line in err.splitlines()[:2]] == [
+        "a.wav -> out/a.btn",
+        "b.wav -> out/b.btn",
+    ]
+    assert err.splitlines()[2:] == [
+        "bittern: text.wav: not audio that can be read (Format not recognised)",
+        "bittern: 1 of 3 files failed",
+    ]
     assert names(here / "out") == {"a.btn", "b.btn"}
+
+
+def test_jobs_at_once_give_the_same_files_in_the_same_order(here, run, model):
+    sources = [f"{item:02}.wav" for item in range(12)]
+    for item, name in enumerate(sources):
+        write_wav(here / name, 2_000 + 3_001 * (item % 5))
+    (here / "07.wav").write_text("no audio")
+    (here / "one").mkdir()
+    (here / "many").mkdir()
+    code, _, err = run("compress", *sources, "--output-dir", "one", *model)
+    code_many, _, err_many = run(
+        "compress", *sources, "--output-dir", "many", "--jobs", "3", *model
+    )
+    assert code == code_many == BAD_AUDIO
+    heads = [line.split(" ->")[0] for line in err_many.splitlines()]
+    assert heads == [line.split(" ->")[0] for line in err.splitlines()]
+    assert heads[:11] == [name for name in sources if name != "07.wav"]
+    assert names(here / "one") == names(here / "many")
+    assert len(names(here / "one")) == 11
+    for path in (here / "one").iterdir():
+        assert path.read_bytes() == (here / "many" / path.name).read_bytes()
+
+
+def test_progress_is_one_line_on_a_terminal_alone(here, run, model):
+    import pty
+
+    write_wav(here / "a.wav", 32_000)
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "bittern", "compress", "a.wav", *model]
+    with os.fdopen(master, "rb", buffering=0) as terminal:
+        done = subprocess.run(command, stderr=slave, timeout=120)
+        os.close(slave)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a closed terminal reads as
+            while part := terminal.read(4096):
+                shown += part
+    assert done.returncode == 0
+    first, *lines = shown.decode().split("\r")
+    assert not first
+    assert re.match(r"\d of 2 s \(\d+ %\), 0:\d\d left, \d+x real time", lines[0])
+    assert not lines[-3].strip()  # wiped out
+    assert lines[-2].startswith("a.wav -> a.btn: 2.00 s")
+    assert lines[-1] == "\n"
+    assert run("decompress", "a.btn", *model, "-f")[2].count("\r") == 0
 
 
 # wrong input: one line, an exit code, nothing left

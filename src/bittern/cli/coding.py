@@ -13,13 +13,16 @@ from bittern.cli.options import (
     Commands,
     add_command,
     add_files,
+    add_jobs,
     add_model,
     add_rate,
     positive_float,
     positive_int,
     seconds,
+    share_threads,
 )
 from bittern.cli.ports import PIPE, label, open_input, open_output, pair_files, run_jobs
+from bittern.cli.progress import Progress
 from bittern.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 def add_compress(commands: Commands) -> None:
     command = add_command(commands, "compress", _compress, "compress audio files to .btn")
     add_files(command, ".btn")
+    add_jobs(command)
     add_rate(command, required=False)
     add_model(command)
     command.add_argument(
@@ -70,14 +74,27 @@ def _compress(args: argparse.Namespace) -> int:
         _refuse_audio_name(target)
     codec = load(args.model, args.device)
     _say_model(codec, args)
-    return run_jobs(jobs, args, lambda source, target: _compress_one(codec, source, target, args))
+    share_threads(args)
+    quiet = args.quiet or len(jobs) > 1
+
+    def run(source: str, target: str) -> tuple[str, float]:
+        receipt = _compress_one(codec, source, target, args, quiet=quiet)
+        return _compressed(receipt), receipt.seconds
+
+    return run_jobs(jobs, args, run)
 
 
-def _compress_one(codec: "Codec", source: str, target: str, args: argparse.Namespace) -> str:
-    with _audio_input(source, args) as stream, open_output(target) as file:
+def _compress_one(
+    codec: "Codec", source: str, target: str, args: argparse.Namespace, *, quiet: bool
+) -> "Receipt":
+    with (
+        _audio_input(source, args) as stream,
+        open_output(target) as file,
+        Progress(_length(stream), unit="s", quiet=quiet) as progress,
+    ):
         live = target == PIPE or not file.seekable()
-        receipt = codec.compress_stream(
-            stream,
+        return codec.compress_stream(
+            progress.watch(stream),
             file,
             stages=args.stages,
             bitrate_kbps=args.bitrate,
@@ -86,7 +103,11 @@ def _compress_one(codec: "Codec", source: str, target: str, args: argparse.Names
             coder=args.coder,
             mono=args.mono,
         )
-    return _compressed(receipt)
+
+
+def _length(stream: "audio.AudioStream") -> float | None:
+    """Seconds, if known."""
+    return None if stream.samples is None else stream.samples / stream.sample_rate
 
 
 def _audio_input(
@@ -123,6 +144,7 @@ def _channels(receipt: "Receipt") -> str:
 def add_decompress(commands: Commands) -> None:
     command = add_command(commands, "decompress", _decompress, "bring .btn files back as audio")
     add_files(command, ".wav")
+    add_jobs(command)
     command.add_argument(
         "--stages", type=positive_int, metavar="N", help="decode only the first so many stages"
     )
@@ -149,10 +171,19 @@ def _decompress(args: argparse.Namespace) -> int:
     jobs = pair_files(args, ".wav")
     codec = load(args.model, args.device)
     _say_model(codec, args)
-    return run_jobs(jobs, args, lambda source, target: _decompress_one(codec, source, target, args))
+    share_threads(args)
+    quiet = args.quiet or len(jobs) > 1
+
+    def run(source: str, target: str) -> tuple[str, float]:
+        receipt = _decompress_one(codec, source, target, args, quiet=quiet)
+        return _decompressed(receipt), receipt.seconds
+
+    return run_jobs(jobs, args, run)
 
 
-def _decompress_one(codec: "Codec", source: str, target: str, args: argparse.Namespace) -> str:
+def _decompress_one(
+    codec: "Codec", source: str, target: str, args: argparse.Namespace, *, quiet: bool
+) -> "Receipt":
     from bittern import audio
 
     with _open_container(source, args) as file:
@@ -167,17 +198,19 @@ def _decompress_one(codec: "Codec", source: str, target: str, args: argparse.Nam
         for gap in stream.lost:
             _say_lost(gap, source, args)
         rate, channels, samples = stream.sample_rate, stream.channels, stream.samples
-        if target != PIPE:
-            with audio.create_audio(Path(target), rate, channels, samples=samples) as out:
-                for block in stream.blocks:
-                    out.write(block)
-        else:
-            with open_output(target) as pipe:
-                out = audio.PcmWriter(pipe, rate, channels, samples=samples, raw=args.raw)
-                for block in stream.blocks:
-                    out.write(block)
-                    pipe.flush()
-    return _decompressed(stream.receipt())
+        with Progress(_length(stream), unit="s", quiet=quiet) as progress:
+            blocks = progress.watch(stream).blocks
+            if target != PIPE:
+                with audio.create_audio(Path(target), rate, channels, samples=samples) as out:
+                    for block in blocks:
+                        out.write(block)
+            else:
+                with open_output(target) as pipe:
+                    out = audio.PcmWriter(pipe, rate, channels, samples=samples, raw=args.raw)
+                    for block in blocks:
+                        out.write(block)
+                        pipe.flush()
+    return stream.receipt()
 
 
 @contextmanager

@@ -60,6 +60,24 @@ def add_files(command: argparse.ArgumentParser, suffix: str) -> None:
     command.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
 
 
+def add_jobs(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--jobs",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="files to work on at once (default: %(default)s); they share the processor's threads",
+    )
+
+
+def share_threads(args: argparse.Namespace) -> None:
+    """Give each of `args.jobs` its part of torch's threads."""
+    import torch
+
+    if args.jobs > 1:
+        torch.set_num_threads(max(torch.get_num_threads() // args.jobs, 1))
+
+
 def add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",

@@ -2,13 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 from bittern import bitstream
 from bittern.cli.options import report
+from bittern.cli.progress import Progress
 from bittern.errors import CodecError, ConfigError
 from bittern.files import atomic_file, is_special, refuse_same_file
 
@@ -42,22 +44,73 @@ def pair_files(args: argparse.Namespace, suffix: str) -> list[tuple[str, str]]:
 
 
 def run_jobs(
-    jobs: list[tuple[str, str]], args: argparse.Namespace, run: Callable[[str, str], str]
+    jobs: list[tuple[str, str]],
+    args: argparse.Namespace,
+    run: Callable[[str, str], tuple[str, float]],
 ) -> int:
-    """Run all, report each, and return the exit code of the last that failed, or 0."""
-    failures: list[int] = []
-    for source, target in jobs:
-        try:
-            refuse_unsafe(source, target, force=args.force)
-            line = run(source, target)
-        except CodecError as error:
-            failures.append(report(error, args))
-            continue
-        if not args.quiet:
-            print(f"{label(source)} -> {label(target, out=True)}: {line}", file=sys.stderr)
-    if failures and len(jobs) > 1:
+    """Run all, `args.jobs` at a time, and report each in order, errors at the end.
+
+    Args:
+        jobs: input and output of each.
+        args: of the command.
+        run: does one; returns what to say of it, and the seconds of audio.
+
+    Returns:
+        The exit code of the last that failed, or 0.
+    """
+    failures: list[CodecError] = []
+    many, audio = len(jobs) > 1, 0.0
+    with (
+        Progress(len(jobs), unit="files", quiet=args.quiet or not many) as progress,
+        _workers(args.jobs if many else 1) as results,
+    ):
+        for done, (job, outcome) in enumerate(results(jobs, lambda job: _run_one(job, args, run))):
+            if isinstance(outcome, CodecError):
+                failures.append(outcome)
+            else:
+                line, seconds = outcome
+                audio += seconds
+                if not args.quiet and not progress.shown:
+                    source, target = label(job[0]), label(job[1], out=True)
+                    print(f"{source} -> {target}: {line}", file=sys.stderr)
+            progress.show(done + 1, audio)
+    codes = [report(error, args) for error in failures]
+    if failures and many:
         print(f"bittern: {len(failures)} of {len(jobs)} files failed", file=sys.stderr)
-    return failures[-1] if failures else 0
+    elif many and progress.shown:
+        print(
+            f"{len(jobs)} files, {audio:.0f} s of audio, {progress.speed(audio)}", file=sys.stderr
+        )
+    return codes[-1] if codes else 0
+
+
+Job = tuple[str, str]
+Outcome = tuple[str, float] | CodecError
+
+
+def _run_one(
+    job: Job, args: argparse.Namespace, run: Callable[[str, str], tuple[str, float]]
+) -> Outcome:
+    try:
+        refuse_unsafe(*job, force=args.force)
+        return run(*job)
+    except CodecError as error:
+        return error
+
+
+@contextmanager
+def _workers(
+    count: int,
+) -> Generator[Callable[[list[Job], Callable[[Job], Outcome]], Iterator[tuple[Job, Outcome]]]]:
+    """A `map` over jobs, in order, on so many threads; what has not begun is dropped on errors."""
+    if count == 1:
+        yield lambda jobs, run: ((job, run(job)) for job in jobs)
+        return
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield lambda jobs, run: zip(jobs, pool.map(run, jobs), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def refuse_unsafe(source: str, target: str, *, force: bool) -> None:
