@@ -4,8 +4,9 @@ import soundfile
 import torch
 
 from bittern.errors import AudioError, ConfigError
-from bittern.training import data
-from bittern.training.data import Batches, DataConfig, batches_from, open_corpus, validation_batch
+from bittern.training import corpus as scanning
+from bittern.training.corpus import Corpus
+from bittern.training.data import Batches, DataConfig, batches_from, validation_batch
 
 RATE = 16_000
 
@@ -37,12 +38,22 @@ def folder(tmp_path):
     return root
 
 
+def open_corpus(settings: DataConfig, rate: int) -> Corpus:
+    return scanning.open_corpus(
+        settings.root,
+        rate,
+        cache=settings.cache,
+        minimum_seconds=settings.minimum_seconds,
+        quiet=True,
+    )
+
+
 def config(root, tmp_path, **more):
     return DataConfig(root=str(root), cache=str(tmp_path / "cache"), **more)
 
 
 def test_good_files_are_decoded_and_bad_ones_listed_with_their_reasons(folder, tmp_path):
-    corpus = open_corpus(config(folder, tmp_path), RATE, quiet=True)
+    corpus = open_corpus(config(folder, tmp_path), RATE)
     lengths = {clip.path: clip.samples for clip in corpus.clips}
     assert set(lengths) == {
         "a/plain.wav",
@@ -67,16 +78,18 @@ def test_good_files_are_decoded_and_bad_ones_listed_with_their_reasons(folder, t
 
 def test_a_second_scan_decodes_only_what_changed(folder, tmp_path, monkeypatch):
     settings = config(folder, tmp_path)
-    first = open_corpus(settings, RATE, quiet=True)
+    first = open_corpus(settings, RATE)
     opened = []
-    real = data._decode
-    monkeypatch.setattr(data, "_decode", lambda p, *rest: opened.append(p.name) or real(p, *rest))
-    second = open_corpus(settings, RATE, quiet=True)
+    real = scanning._decode
+    monkeypatch.setattr(
+        scanning, "_decode", lambda s, *rest: opened.append(s.file.name) or real(s, *rest)
+    )
+    second = open_corpus(settings, RATE)
     assert opened == []
     assert second.clips == first.clips
     soundfile.write(folder / "a" / "plain.wav", tone(1.5), RATE)
     (folder / "top.mp3").unlink()
-    third = open_corpus(settings, RATE, quiet=True)
+    third = open_corpus(settings, RATE)
     assert opened == ["plain.wav"]
     assert {c.path: c.samples for c in third.clips}["a/plain.wav"] == 24_000
     assert "top.mp3" not in {c.path for c in third.clips}
@@ -88,17 +101,17 @@ def test_a_second_scan_decodes_only_what_changed(folder, tmp_path, monkeypatch):
 def test_a_folder_without_usable_audio_is_one_clear_error(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(AudioError, match="no usable audio"):
-        open_corpus(config(tmp_path / "empty", tmp_path), RATE, quiet=True)
+        open_corpus(config(tmp_path / "empty", tmp_path), RATE)
     with pytest.raises(AudioError, match="is not a folder"):
-        open_corpus(config(tmp_path / "nowhere", tmp_path), RATE, quiet=True)
+        open_corpus(config(tmp_path / "nowhere", tmp_path), RATE)
     soundfile.write(tmp_path / "empty" / "silent.wav", np.zeros(RATE), RATE)
     with pytest.raises(AudioError, match=r"silent\.wav: silent"):
-        open_corpus(config(tmp_path / "empty", tmp_path), RATE, quiet=True)
+        open_corpus(config(tmp_path / "empty", tmp_path), RATE)
 
 
 def test_a_batch_depends_on_seed_step_and_place_alone(folder, tmp_path):
     settings = config(folder, tmp_path, segment_seconds=0.4)
-    corpus = open_corpus(settings, RATE, quiet=True)
+    corpus = open_corpus(settings, RATE)
     whole = Batches(corpus, corpus.clips, settings, seed=1, items=range(6))
     halves = [
         Batches(corpus, corpus.clips, settings, seed=1, items=range(0, 3)),
@@ -116,7 +129,7 @@ def test_a_batch_depends_on_seed_step_and_place_alone(folder, tmp_path):
 
 def test_sources_are_drawn_by_weight(folder, tmp_path):
     settings = config(folder, tmp_path, weights={"a": 3.0, "b": 1.0, "": 0.0}, gain_db=(0, 0))
-    corpus = open_corpus(settings, RATE, quiet=True)
+    corpus = open_corpus(settings, RATE)
     for clip in corpus.clips:  # mark each source by its own constant level
         corpus_level = {"a": 1000, "b": 2000, "": 3000}[clip.source]
         corpus.__dict__.setdefault("marked", np.array(corpus.pcm))
@@ -131,14 +144,14 @@ def test_sources_are_drawn_by_weight(folder, tmp_path):
 
 def test_an_unknown_source_in_the_weights_is_named(folder, tmp_path):
     settings = config(folder, tmp_path, weights={"c": 1.0})
-    corpus = open_corpus(settings, RATE, quiet=True)
+    corpus = open_corpus(settings, RATE)
     with pytest.raises(ConfigError, match="names 'c'"):
         Batches(corpus, corpus.clips, settings, seed=0, items=range(1))
 
 
 def test_gain_stays_in_its_range_and_below_clipping(folder, tmp_path):
     settings = config(folder, tmp_path, gain_db=(-6.0, 40.0), segment_seconds=0.2)
-    corpus = open_corpus(settings, RATE, quiet=True)
+    corpus = open_corpus(settings, RATE)
     peaks = Batches(corpus, corpus.clips, settings, seed=0, items=range(200))[0].abs().amax(dim=-1)
     assert float(peaks.max()) <= 0.9901
     assert float(peaks.min()) > 0.3 * 10 ** (-6 / 20) * 0.9
@@ -147,12 +160,12 @@ def test_gain_stays_in_its_range_and_below_clipping(folder, tmp_path):
 
 def test_held_out_files_are_apart_and_do_not_move_when_files_are_added(folder, tmp_path):
     settings = config(folder, tmp_path)
-    corpus = open_corpus(settings, RATE, quiet=True)
+    corpus = open_corpus(settings, RATE)
     training, held_out = corpus.split(0.5)
     assert sorted(c.path for c in training + held_out) == sorted(c.path for c in corpus.clips)
     assert not {c.path for c in training} & {c.path for c in held_out}
     soundfile.write(folder / "a" / "another.wav", tone(1.0), RATE)
-    more = open_corpus(settings, RATE, quiet=True)
+    more = open_corpus(settings, RATE)
     assert {c.path for c in more.split(0.5)[1]} - {"a/another.wav"} == {c.path for c in held_out}
     clips = validation_batch(corpus, corpus.clips, settings)
     assert [c.shape[:2] for c in clips] == [(1, 1)] * len(corpus.clips)

@@ -1,9 +1,4 @@
 import csv
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +11,6 @@ from bittern.training.schedule import learning_rate
 from bittern.training.settings import OptimizerConfig, Schedule
 from bittern.training.state import NEWEST, load_state, save_state
 from bittern.training.trainer import Trainer
-
-ROOT = Path(__file__).parents[2]
 
 
 def rows(folder, name):
@@ -71,52 +64,6 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(settings, tmp_path):
     assert_same_state(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     for name in ("loss/total", "gradient/norm", "rate/learning"):
         assert rows(tmp_path / "whole", name) == rows(tmp_path / "parts", name)
-
-
-def test_a_run_killed_at_any_moment_goes_on_from_its_last_state(settings, speech_folder, tmp_path):
-    """Kill -9 in the middle of a real process, start the same command again."""
-    command = [
-        sys.executable,
-        str(ROOT / "scripts" / "train.py"),
-        "model=tiny",
-        f"data.root={speech_folder}",
-        f"data.cache={tmp_path / 'cache'}",
-        f"run={tmp_path / 'killed'}",
-        "data.batch_size=4",
-        "data.segment_seconds=0.5",
-        "data.validation_share=0",
-        "codebook.start_step=2",
-        "codebook.kmeans_frames=400",
-        "steps=40",
-        "log_every=1",
-        "save_every=5",
-        "accelerator=cpu",
-        "precision=32-true",
-        "threads=1",
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    first = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 90
-    while not (tmp_path / "killed" / NEWEST).exists():
-        assert first.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    first.send_signal(signal.SIGKILL)
-    first.wait()
-    saved = weights(tmp_path / "killed")["step"]
-    assert 5 <= saved < 40
-    before = rows(tmp_path / "killed", "loss/total")
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"going on from step {saved}" in done.stdout + done.stderr
-    after = rows(tmp_path / "killed", "loss/total")
-    assert list(after) == list(range(1, 41))
-    assert all(after[step] == before[step] for step in range(1, saved + 1))
-    assert weights(tmp_path / "killed")["step"] == 40
 
 
 def test_a_damaged_last_state_falls_back_to_the_one_before(tmp_path):

@@ -43,7 +43,8 @@ def _hydra_main(cfg: DictConfig) -> None:
     try:
         config = resolve(cfg)
         trainer = Trainer(config)
-        write_atomically(Path(config.run) / "train.yaml", OmegaConf.to_yaml(cfg).encode())
+        if trainer.fabric.is_global_zero:
+            write_atomically(Path(config.run) / "train.yaml", OmegaConf.to_yaml(cfg).encode())
         trainer.fit()
     except CodecError as error:
         _fail(error)

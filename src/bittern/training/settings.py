@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from bittern.config import CodecConfig, build
 from bittern.errors import ConfigError
 from bittern.training.adversary import AdversaryConfig
+from bittern.training.augment import AugmentConfig
 from bittern.training.data import DataConfig
 from bittern.training.losses import LossConfig
 
@@ -73,6 +74,7 @@ class TrainConfig:
 
     model: CodecConfig = field(default_factory=CodecConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

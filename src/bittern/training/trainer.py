@@ -12,15 +12,9 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from bittern import checkpoint
-from bittern.training.data import (
-    Batches,
-    Corpus,
-    batches_from,
-    open_corpus,
-    silent_share,
-    too_many_skipped,
-    validation_batch,
-)
+from bittern.training.augment import Augmentation
+from bittern.training.corpus import open_corpus, too_many_skipped
+from bittern.training.data import Batches, batches_from, silent_share, validation_batch
 from bittern.training.health import Health
 from bittern.training.learner import Learner
 from bittern.training.monitor import Monitor, by_stage
@@ -50,12 +44,26 @@ class Trainer:
             strategy=ddp if world > 1 else "auto",
         )
         self.fabric.launch()
-        self.corpus = self._open_corpus()
-        training, held_out = self.corpus.split(config.data.validation_share)
-        each = config.data.batch_size // self.fabric.world_size
+        data, rate, quiet = config.data, config.model.sample_rate, self.fabric.local_rank > 0
+        self.corpus = open_corpus(
+            data.root,
+            rate,
+            cache=data.cache,
+            minimum_seconds=data.minimum_seconds,
+            quiet=quiet,
+        )
+        training, held_out = self.corpus.split(data.validation_share)
+        each = data.batch_size // self.fabric.world_size
         first = self.fabric.global_rank * each
         self.batches = Batches(
-            self.corpus, training, config.data, seed=config.seed, items=range(first, first + each)
+            self.corpus,
+            training,
+            data,
+            seed=config.seed,
+            items=range(first, first + each),
+            augmentation=Augmentation(config.augment, rate, cache=data.cache, quiet=quiet)
+            if config.augment.anything
+            else None,
         )
         self.clips = validation_batch(self.corpus, held_out, config.data)
         self.learner = Learner(config, self.fabric, self.batches)
@@ -68,16 +76,6 @@ class Trainer:
             codebooks_learn=config.train_only is None,
             skipped=self.learner.skipped,
         )
-
-    def _open_corpus(self) -> Corpus:
-        """Scan on the first process of each node, then read what it found on the others."""
-        first = self.fabric.local_rank == 0
-        if not first:
-            self.fabric.barrier()
-        corpus = open_corpus(self.config.data, self.config.model.sample_rate, quiet=not first)
-        if first:
-            self.fabric.barrier()
-        return corpus
 
     # --- the loop ---
 

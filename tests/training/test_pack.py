@@ -1,0 +1,174 @@
+"""A pack trains like the folder it was made of, travels whole or is refused, and is read by range."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from bittern.errors import AudioError
+from bittern.metrics import si_sdr
+from bittern.training import pack
+from bittern.training.corpus import Corpus, open_corpus
+from bittern.training.data import Batches, DataConfig
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "pack_corpus.py"
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def folder(speech_folder, tmp_path_factory) -> Path:
+    """The speech, with files of other rates, channels, depths and formats, and a bad one."""
+    root = tmp_path_factory.mktemp("mixed")
+    for path in speech_folder.rglob("*.wav"):
+        (root / path.parent.name).mkdir(exist_ok=True)
+        (root / path.parent.name / path.name).write_bytes(path.read_bytes())
+    wav, rate = soundfile.read(speech_folder / "first" / "part0.wav")
+    (root / "third" / "deep").mkdir(parents=True)
+    soundfile.write(root / "third" / "deep" / "stereo.flac", np.stack([wav, -wav / 2], 1), 44_100)
+    soundfile.write(root / "third" / "coarse.wav", wav, 8000, subtype="PCM_U8")
+    soundfile.write(root / "third" / "lossy.mp3", wav, rate)
+    soundfile.write(root / "alone.wav", wav, rate, subtype="FLOAT")
+    (root / "third" / "text.wav").write_text("no audio")
+    return root
+
+
+def pack_by_script(folder: Path, target: Path, *more: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder), str(target), *more],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def packed(folder, tmp_path_factory) -> Path:
+    target = tmp_path_factory.mktemp("packs") / "flac"
+    done = pack_by_script(folder, target, "--shard-mb", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert "skipped third/text.wav: unreadable" in done.stdout
+    assert "9 files" in done.stdout
+    return target
+
+
+def opened(root: Path, tmp_path: Path) -> Corpus:
+    return open_corpus(root, RATE, cache=tmp_path / "cache", minimum_seconds=0.3, quiet=True)
+
+
+def test_training_on_a_flac_pack_hears_exactly_what_the_folder_gives(folder, packed, tmp_path):
+    config = DataConfig(root="x", segment_seconds=0.5, weights={"third": 2.0})
+    one, other = opened(folder, tmp_path), opened(packed, tmp_path)
+    assert [c.path for c in one.clips] == [c.path for c in other.clips]
+    assert {c.source for c in other.clips} == {"", "first", "second", "third"}
+    sides = [[[c.path for c in side] for side in corpus.split(0.3)] for corpus in (one, other)]
+    assert sides[0] == sides[1]
+    batches = [
+        Batches(corpus, corpus.split(0.3)[0], config, seed=5, items=range(16))
+        for corpus in (one, other)
+    ]
+    for step in range(10):
+        assert torch.equal(batches[0][step], batches[1][step])
+
+
+def test_files_lie_in_several_shards_as_the_files_that_they_are(packed):
+    index = pack.read_index(packed)
+    shards = {entry.shard.name for entry in index.entries}
+    assert len(shards) > 2
+    assert sorted(p.name for p in packed.iterdir()) == sorted([pack.INDEX, *shards])
+    for row in (packed / pack.INDEX).read_text().splitlines()[1:]:
+        place = json.loads(row)  # found by hand, as the docs have it
+        data = (packed / place["shard"]).read_bytes()[place["offset"] :][: place["size"]]
+        assert data[:4] == b"fLaC"
+        assert soundfile.info(io.BytesIO(data)).samplerate == RATE
+
+
+def test_only_the_range_of_a_file_is_read(packed):
+    entry = pack.read_index(packed).entries[3]
+    read = pack.PackedRange(entry.shard, entry.offset, entry.size)
+    whole = entry.shard.read_bytes()[entry.offset :][: entry.size]
+    assert read.readall() == whole
+    assert read.read(10) == b""
+    assert read.seek(-5, os.SEEK_END) == entry.size - 5
+    assert read.read(100) == whole[-5:]
+    counted = []
+    read.readinto = lambda buffer, real=read.readinto: counted.append(len(buffer)) or real(buffer)
+    read.seek(0)
+    with soundfile.SoundFile(read) as file:
+        file.seek(8000)
+        np.testing.assert_array_equal(
+            file.read(100), soundfile.read(io.BytesIO(whole))[0][8000:8100]
+        )
+
+
+def test_an_opus_pack_is_smaller_and_close(folder, packed, tmp_path):
+    target = tmp_path / "opus"
+    assert pack_by_script(folder, target, "--coding", "opus").returncode == 0
+    sizes = [sum(p.stat().st_size for p in root.glob("shard-*")) for root in (packed, target)]
+    assert sizes[1] < sizes[0] / 3
+    one, other = opened(folder, tmp_path), opened(target, tmp_path)
+    for a, b in zip(one.clips, other.clips, strict=True):
+        assert (a.path, a.samples) == (b.path, b.samples)
+        wavs = [
+            torch.from_numpy(c.read(clip, 0, clip.samples))[None, None]
+            for c, clip in ((one, a), (other, b))
+        ]
+        assert float(si_sdr(wavs[1], wavs[0])) > 10, a.path
+
+
+def test_a_pack_is_made_whole_or_not_at_all(tmp_path):
+    def clips():
+        yield "a.wav", np.ones(1000, np.int16)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(AudioError, match="cannot be written"):
+        pack.write_pack(tmp_path / "pack", clips(), RATE, pack.Coding.FLAC)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pack_that_did_not_arrive_whole_is_refused(packed, tmp_path):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in packed.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    shard = copy / "shard-00001"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(AudioError, match="copy the pack anew"):
+        opened(copy, tmp_path)
+    shard.write_bytes(whole)
+    index = copy / pack.INDEX
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(AudioError, match="is damaged"):
+        opened(copy, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--coding", "opus", "--sample-rate", "22050"], "Opus has no sample rate of 22050 Hz"),
+        (["--shard-mb", "0"], "--shard-mb more than 0"),
+    ],
+)
+def test_what_cannot_be_packed_is_told_in_one_line(folder, tmp_path, more, message):
+    done = pack_by_script(folder, tmp_path / "new", *more)
+    assert done.returncode > 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("pack_corpus: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_way_is_left_alone(folder, packed):
+    before = (packed / pack.INDEX).read_bytes()
+    done = pack_by_script(folder, packed)
+    assert done.returncode > 0
+    assert "exists already" in done.stderr
+    assert (packed / pack.INDEX).read_bytes() == before
