@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> None:
     _print_savings(codec, wavs, [float(rate) for rate in settings["rates"].split(",")])
     _print_speeds(codec, wavs)
     if settings["fit.root"]:
-        seconds, stages = 60 * float(settings["minutes"]), codec.config.stages_for(DESIGN_KBPS)
+        seconds = 60 * float(settings["minutes"])
+        stages = codec.config.stages_for(min(DESIGN_KBPS, codec.bitrate_kbps()))
         clips = encode_folder(codec, Path(settings["fit.root"]), seconds, stages)
         _print_designs(codec, wavs[: int(settings["clips"])], clips)
 
@@ -68,9 +69,10 @@ def _print_savings(codec: Codec, wavs: list[torch.Tensor], rates: list[float]) -
 
 def _print_speeds(codec: Codec, wavs: list[torch.Tensor]) -> None:
     wav = torch.cat(wavs, dim=1)[:, : SPEED_SECONDS * codec.sample_rate]
-    print(f"\n| at {SPEED_KBPS} kbit/s, one thread | coder | x real time | by processor time |")
+    rate = min(SPEED_KBPS, codec.bitrate_kbps())
+    print(f"\n| at {rate:g} kbit/s, one thread | coder | x real time | by processor time |")
     print("|---|---|---|---|")
-    for row in coding.speeds(codec, wav, SPEED_KBPS):
+    for row in coding.speeds(codec, wav, rate):
         print(f"| {row.work} | {row.coder} | {row.clock:.0f} | {row.processor:.0f} |", flush=True)
 
 
