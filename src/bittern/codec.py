@@ -27,6 +27,7 @@ from bittern.config import CodecConfig
 from bittern.entropy import ENTROPY_FILE, EntropyModel
 from bittern.errors import ConfigError
 from bittern.files import atomic_file, refuse_same_file
+from bittern.loss import BurstLoss
 from bittern.model import CodecModel
 from bittern.search import search_codes
 from bittern.shapes import Codes, Waveform
@@ -426,6 +427,20 @@ class Codec:
             start=start,
             duration=duration,
             recover=recover,
+        )
+
+    def simulate_loss(
+        self,
+        file: BinaryIO,
+        name: str,
+        loss: BurstLoss,
+        *,
+        stages: int | None = None,
+        silent: bool = False,
+    ) -> DecodedStream:
+        """Decompress as if frames or chunks had been lost; see `transcode.simulate_loss`."""
+        return transcode.simulate_loss(
+            self._checkpoint, file, name, loss, stages=stages, silent=silent
         )
 
     def _coder(self, name: str) -> EntropyModel | None:

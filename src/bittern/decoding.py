@@ -3,15 +3,18 @@
 Blocks come at the source's rate, of the source's length; memory is the same at any length.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from bittern import bitstream
 from bittern.audio import Resampler
 from bittern.bitstream import Chunk, Reader
 from bittern.errors import ConfigError
+from bittern.loss import BurstLoss
 from bittern.model import CodecModel
 from bittern.packing import Coder
 from bittern.recovery import Gap, Salvage
@@ -49,6 +52,29 @@ def recovered(model: CodecModel, salvage: Salvage, stages: int | None) -> Iterat
             for wav in _pushed(decoder, piece, header, stages, salvage.coder):
                 yield resampler.push(_to_block(wav))
     yield resampler.flush(header.source_samples)
+
+
+def with_losses(
+    model: CodecModel, reader: Reader, stages: int | None, loss: BurstLoss, *, silent: bool = False
+) -> Iterator[Block]:
+    """All of a file of known length, with frames lost as drawn and concealed (or silent)."""
+    header = reader.header
+    if not model.config.streamable:
+        raise ConfigError(f"{model.config.name} looks ahead; its losses cannot be concealed")
+    resampler = Resampler(header.sample_rate, header.source_rate, header.channels * header.streams)
+    decoder = StreamingDecoder(model, batch=header.streams, length=header.samples)
+    for chunk in reader:
+        codes = torch.from_numpy(bitstream.unpack(chunk, header, stages, reader.coder))
+        lost = loss.draw(chunk.frames)
+        borders = np.flatnonzero(np.diff(lost, prepend=~lost[:1], append=~lost[-1:]))
+        for begin, end in itertools.pairwise(borders.tolist()):
+            for portion in codes[..., begin:end].split(_DECODE_FRAMES, dim=-1):
+                if lost[begin]:
+                    wav = decoder.conceal(portion.shape[-1], silent=silent)
+                else:
+                    wav = decoder.push(portion)
+                yield resampler.push(_to_block(wav))
+    yield resampler.flush(reader.header.source_samples)
 
 
 def decoded_span(

@@ -155,16 +155,22 @@ class StreamingDecoder:
         return self._give(self.model.synthesise(latent, self._layers))
 
     @torch.inference_mode()
-    def conceal(self, frames: int) -> Waveform:
+    def conceal(self, frames: int, *, silent: bool = False) -> Waveform:
         """Bridge frames that are lost: [B, C, n] as from `push`.
 
         The decoder runs on, with the last latent fading away; behind the fade there is silence.
+
+        Args:
+            frames: how many.
+            silent: give silence at once, for comparison; the decoder then begins anew.
         """
         device = self.model.quantizer.codewords.device
         channels, hop = self.model.config.channels, self.model.config.hop_length
         wav = torch.zeros(self.batch, channels, frames * hop, device=device)
         last = self._layers.get(_LATENT_KEY)
-        if last is not None:
+        if silent:
+            self._layers = {}
+        elif last is not None:
             lost = int(self._layers.get(_LOST_KEY, torch.zeros(())))
             count = min(max(_FADED_FRAMES - lost, 0), frames)
             gains = _FADE ** torch.arange(lost + 1, lost + count + 1, device=device)

@@ -17,6 +17,7 @@ from bittern.audio import AudioStream, Resampler
 from bittern.checkpoint import Checkpoint
 from bittern.errors import AudioError, ConfigError, FormatError, ModelMismatchError
 from bittern.header import most_chunk_frames
+from bittern.loss import BurstLoss
 from bittern.model import CodecModel
 from bittern.packing import Coder
 from bittern.recovery import Gap, Salvage
@@ -219,6 +220,47 @@ def decompress_stream(
         channels=header.channels * header.streams,
         samples=samples,
         blocks=blocks,
+        reader=reader,
+        began=began,
+    )
+
+
+def simulate_loss(
+    codec: Checkpoint,
+    file: BinaryIO,
+    name: str,
+    loss: BurstLoss,
+    *,
+    stages: int | None = None,
+    silent: bool = False,
+) -> DecodedStream:
+    """Decompress an intact file as if some of it had been lost on the way.
+
+    Args:
+        codec: the model that made the file.
+        file: a `.btn` file that says its length at the start.
+        name: for messages.
+        loss: draws what is lost, and counts it.
+        stages: decode only the first so many.
+        silent: put silence in place of what is lost instead of concealing it.
+
+    Raises:
+        FormatError: also where the file was written live, without its length.
+        ModelMismatchError, ConfigError: see `decompress_stream`.
+    """
+    began = time.perf_counter()
+    reader = bitstream.Reader(file, name)
+    _check_fits(reader, codec)
+    reader.coder = codec.entropy
+    header = reader.header
+    if header.samples is None:
+        raise FormatError(f"{name}: was written live and does not say its length at the start")
+    return DecodedStream(
+        name=name,
+        sample_rate=header.source_rate,
+        channels=header.channels * header.streams,
+        samples=header.source_samples,
+        blocks=decoding.with_losses(codec.model, reader, stages, loss, silent=silent),
         reader=reader,
         began=began,
     )

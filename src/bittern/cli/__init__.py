@@ -14,6 +14,7 @@ import bittern
 from bittern.cli.bench import add_bench
 from bittern.cli.coding import add_compress, add_decompress
 from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_verify
+from bittern.cli.losses import add_simulate_loss
 from bittern.cli.options import Parser, report
 from bittern.errors import CodecError
 
@@ -54,6 +55,7 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_trim(commands)
     add_cut(commands)
     add_cat(commands)
+    add_simulate_loss(commands)
     add_bench(commands)
     evaluate = commands.add_parser("evaluate", help="score codecs on a folder of audio")
     evaluate.set_defaults(verbose=0)
