@@ -18,13 +18,13 @@ SPEECH = Path(__file__).parents[1] / "examples" / "speech.flac"
 @pytest.mark.parametrize(("rate", "burst"), [(0.0, 1.0), (0.1, 1.5), (0.2, 4.0), (0.5, 2.0)])
 def test_rate_and_bursts_are_those_asked_for(rate, burst):
     loss = BurstLoss(rate, burst, seed=3)
-    lost = np.concatenate([loss.draw(frames) for frames in (1, 7, 200_000)])
-    assert (loss.lost, loss.total) == (lost.sum(), 200_008)
-    assert lost.mean() == pytest.approx(rate, abs=0.01)
+    lost = np.concatenate([loss.draw(frames) for frames in (1, 7, 50_000)])
+    assert (loss.lost, loss.total) == (lost.sum(), 50_008)
+    assert lost.mean() == pytest.approx(rate, abs=0.02)
     bursts = [sum(1 for _ in run) for state, run in itertools.groupby(lost) if state]
-    assert rate == 0 or np.mean(bursts) == pytest.approx(burst, rel=0.05)
+    assert rate == 0 or np.mean(bursts) == pytest.approx(burst, rel=0.1)
     again = BurstLoss(rate, burst, seed=3)
-    assert np.array_equal(np.concatenate([again.draw(4), again.draw(200_004)]), lost)
+    assert np.array_equal(np.concatenate([again.draw(4), again.draw(50_004)]), lost)
 
 
 def test_chunks_are_lost_as_a_whole():
