@@ -74,6 +74,27 @@ def test_what_is_outside_the_lost_spans_equals_the_clean_decode(tiny_codec, live
     assert np.array_equal(recovered[:, same], clean.numpy()[:, same])
 
 
+def test_a_minute_of_which_a_tenth_of_the_chunks_is_destroyed(tiny_codec):
+    data = compressed(tiny_codec, 960_000)
+    clean = tiny_codec.decompress(data).wav.numpy()
+    spans = places(data)
+    generator = np.random.default_rng(5)
+    lost = generator.choice(len(spans), round(len(spans) / 10), replace=False)
+    broken = bytearray(data)
+    for begin, end in (spans[index] for index in lost):
+        broken[begin:end] = generator.bytes(end - begin)
+    stream = tiny_codec.decompress_stream(io.BytesIO(broken), "x", recover=True)
+    recovered = np.concatenate(list(stream.blocks)).T
+    named = [gap.index + i for gap in stream.lost for i in range(gap.chunks)]
+    assert named == sorted(lost)
+    same = np.ones(clean.shape[1], bool)
+    for index in lost:
+        begin = max(index * CHUNK - 1, 0)  # a frame before, where the transform laps
+        same[begin * 320 : ((index + 1) * CHUNK + tiny_codec.model.decoder_field) * 320] = False
+    assert same.mean() > 0.5
+    assert np.array_equal(recovered[:, same], clean[:, same])
+
+
 def test_lost_spans_are_not_silent_and_fade(tiny_codec):
     data = compressed(tiny_codec)
     broken = damage(data, [3, 4, 5, 6])
