@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile as sf
 from synthetic import make_sound
@@ -248,3 +249,44 @@ def test_a_thousand_files_in_one_call_take_no_more_memory(tmp_path, model):
     assert [Path(line.split(" -> ")[0]).name for line in lines[:-2]] == [
         source.name for source in sources if source.name != "0500.wav"
     ]
+
+
+def test_stereo_speech_through_every_command(tmp_path, monkeypatch, capsys):
+    """With the shipped codec, range coded."""
+    from bittern.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    speech = sf.read(SPEECH, dtype="float32")[0]
+    left, right = speech[:48_000], speech[48_000:96_000]
+    sf.write("a.wav", np.stack([left, right], axis=1), 16_000)
+    sf.write("left.wav", left, 16_000)
+    for argv in (
+        ["compress", "a.wav", "a.btn", "--bitrate", "32", "--chunk-seconds", "0.64"],
+        ["compress", "a.wav", "b.btn", "--bitrate", "6", "--chunk-seconds", "0.64"],
+        ["trim", "a.btn", "c.btn", "--bitrate", "6"],
+        ["verify", "c.btn"],
+        ["compress", "left.wav", "left.btn", "--bitrate", "3", "--chunk-seconds", "0.64"],
+        ["decompress", "c.btn", "c.wav"],
+        ["decompress", "left.btn", "left2.wav"],
+        ["decompress", "c.btn", "part.wav", "--start", "1", "--duration", "0.5"],
+        ["cut", "c.btn", "first.btn", "--duration", "1.28"],
+        ["cut", "c.btn", "rest.btn", "--start", "1.28"],
+        ["cat", "first.btn", "rest.btn", "-o", "joined.btn"],
+        ["decompress", "joined.btn", "joined.wav"],
+    ):
+        assert main([*argv, "-q"]) == 0, argv
+        capsys.readouterr()
+    assert Path("b.btn").read_bytes() == Path("c.btn").read_bytes()
+    both = sf.read("c.wav")[0]
+    assert both.shape == (48_000, 2)
+    np.testing.assert_allclose(both[:, 0], sf.read("left2.wav")[0], atol=1 / 32768)
+    np.testing.assert_allclose(sf.read("part.wav")[0], both[16_000:24_000], atol=1 / 32768)
+    assert sf.info("joined.wav").channels == 2
+    broken = bytearray(Path("c.btn").read_bytes())
+    broken[len(broken) // 2] ^= 1
+    Path("broken.btn").write_bytes(broken)
+    assert main(["decompress", "broken.btn", "d.wav", "--recover"]) == 0
+    assert "concealed" in capsys.readouterr().err
+    recovered = sf.read("d.wav")[0]
+    np.testing.assert_allclose(recovered[:16_000], both[:16_000], atol=1 / 32768)
+    assert recovered.shape == both.shape
