@@ -47,8 +47,9 @@ test-all: setup  ## Run all tests, the slow ones too
 
 check: lint types test  ## What has to pass before a commit lands
 
-bench: setup  ## Speed against EnCodec on one thread
+bench: setup  ## Speed against EnCodec on one thread, and of the training loop against bare steps
 	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/bench_training.py threads=1
 
 evaluate: setup  ## Score the default codec beside Opus and others: make evaluate DATA=FOLDER
 	$(BIN)/bittern evaluate $(DATA) --out build/report

@@ -27,12 +27,20 @@ def counted(*arguments):
     revived.append(int(done.revived.sum()))
     return done
 trainer.learner.codebooks.update = counted
+first = []
+may_update = trainer.learner._may_update
+def seen(norm):
+    if not first:
+        first.extend(p.grad.clone() for p in trainer.learner.model.parameters())
+    return may_update(norm)
+trainer.learner._may_update = seen
 trainer.fit()
 state = {
     "codewords": trainer.learner.model.quantizer.codewords,
     "counts": trainer.learner.codebooks.counts,
     "weights": [p.detach() for p in trainer.learner.model.parameters()],
     "revived": sum(revived),
+    "gradient": torch.cat([g.flatten() for g in first]),
 }
 torch.save(state, f"{sys.argv[1]}.{trainer.fabric.global_rank}")
 """
@@ -86,8 +94,6 @@ def arguments(speech_folder, tmp_path):
         "codebook.kmeans_frames=400",
         "codebook.revival_threshold=0.2",
         "codebook.decay=0.9",  # so that entries die within these steps
-        # Adam's first steps are signs of the gradient, also of gradients that are rounding noise; at
-        # a full learning rate two runs that differ by rounding part within some steps.
         "optimizer.learning_rate=1e-5",
         "optimizer.warmup_steps=5",
         "precision=32-true",
@@ -105,12 +111,22 @@ def difference(a, b) -> float:
 
 @pytest.mark.slow  # three processes start
 def test_two_ranks_on_halves_equal_one_on_the_whole(arguments, tmp_path):
+    """Both ranks hold the same to the bit; one process holds the same up to rounding.
+
+    What is promised of one process beside two is the gradient: it agrees to 1e-6 of its norm, as sums
+    are taken in another order. What 50 steps make of that depends on the optimizer. Adam divides each
+    weight's gradient by its own size, so that one which is itself near rounding moves by as much as any
+    other: at a learning rate of 1e-5 codebooks stay within 1e-5 of each other, at 1e-3 they do not.
+    """
     one = run_ranks(1, [*arguments, f"run={tmp_path / 'one'}"], tmp_path / "one.pt")[0]
     first, second = run_ranks(2, [*arguments, f"run={tmp_path / 'two'}"], tmp_path / "two.pt")
     assert torch.equal(first["codewords"], second["codewords"])
     assert torch.equal(first["counts"], second["counts"])
     for a, b in zip(first["weights"], second["weights"], strict=True):
         assert torch.equal(a, b)
+    assert torch.equal(first["gradient"], second["gradient"])
+    apart = (first["gradient"] - one["gradient"]).double().norm() / one["gradient"].double().norm()
+    assert float(apart) < 1e-6
     assert first["revived"] == second["revived"] == one["revived"] > 0
     assert difference(first["codewords"], one["codewords"]) < 1e-5
     assert max(map(difference, first["weights"], one["weights"])) < 1e-5

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from statistics import median
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -54,3 +55,16 @@ def draw(runs: list[Path], out: Path) -> None:
         axis.set_visible(False)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(out, dpi=110)
+
+
+def summarise(run: Path, start: int) -> list[str]:
+    """Lines of lowest, median, highest and last value from a step on, of all that `draw` shows."""
+    lines = [
+        f"{'from step ' + str(start):28}{'lowest':>10}{'median':>10}{'highest':>10}{'last':>10}"
+    ]
+    for name, points in sorted(read_curves(run).items()):
+        values = [value for step, value in points if step >= start]
+        if values and name.startswith(_GROUPS):
+            shown = (min(values), median(values), max(values), values[-1])
+            lines.append(f"{name:28}" + "".join(f"{value:>10.3g}" for value in shown))
+    return lines

@@ -89,6 +89,11 @@ class Batches(Dataset):
             lengths = np.array([clip.samples for clip in held], dtype=np.float64)
             self.sources.append((held, np.cumsum(lengths) / lengths.sum()))
             weights.append(given.get(name, 1.0))
+        if not clips:
+            raise ConfigError(
+                f"all {len(corpus.clips)} usable files are held out by data.validation_share; "
+                "give less, or more files"
+            )
         if sum(weights) <= 0:
             raise ConfigError("data.weights leaves no source; give one of them more than 0")
         self.source_bounds = np.cumsum(weights) / sum(weights)

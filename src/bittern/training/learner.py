@@ -118,7 +118,7 @@ class Learner:
 
         self.optimizer.zero_grad(set_to_none=True)
         parts = wav.chunk(config.accumulate)
-        stages, commitment_weights = self._draw_stages(len(wav))
+        stages, commitment_weights = self.draw_stages(len(wav))
         learnt = []
         for index, part in enumerate(parts):
             with self.fabric.no_backward_sync(self.autoencoder, enabled=part is not parts[-1]):
@@ -256,7 +256,7 @@ class Learner:
         )
         self.quantizing = True
 
-    def _draw_stages(self, batch: int) -> tuple[list[Tensor | None], list[Tensor]]:
+    def draw_stages(self, batch: int) -> tuple[list[Tensor | None], list[Tensor]]:
         """Stages of this rank's items, and weights of each stage's commitment, [K], part by part.
 
         Drawn for the whole batch. The weights turn the mean over a part into the part's share of the

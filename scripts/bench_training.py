@@ -1,0 +1,76 @@
+"""How much of the machine the training loop uses: python scripts/bench_training.py data.root=FOLDER.
+
+Two kinds of lap take turns in one process: the real loop (data, averages, codebooks, monitoring; not
+validation and saving), and bare forward, backward and optimizer step on one batch held in memory. Prints
+the seconds of audio a second of both, their ratio, and the share of the loop spent waiting for data.
+Without data.root the example speech is trained on. Arguments are those of `scripts/train.py`.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bittern.errors import CodecError
+from bittern.training.curves import read_curves
+from bittern.training.run import compose
+from bittern.training.trainer import Trainer
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LAPS, STEPS = 7, 5
+ENOUGH, WAIT = 0.85, 0.05  # what the loop should reach
+
+
+def bare_lap(trainer: Trainer, wav, stages, steps: int) -> float:
+    """Seconds of forward, backward and step, with nothing else."""
+    learner = trainer.learner
+    began = time.perf_counter()
+    for _ in range(steps):
+        learner.optimizer.zero_grad(set_to_none=True)
+        output, quantized = learner.autoencoder(wav, stages)
+        total = learner.loss.weighted(learner.loss(output, wav))
+        if quantized is not None:
+            total = total + trainer.config.loss.commitment * quantized.commitment.mean()
+        learner.fabric.backward(total)
+        learner.optimizer.step()
+        float(total.detach())  # waits for a GPU
+    return time.perf_counter() - began
+
+
+def main(arguments: list[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="bittern-bench-") as folder:
+        given = [f"run={folder}/run", "codebook.start_step=0", "data.validation_share=0"]
+        if not any(argument.startswith("data.root=") for argument in arguments):
+            given += [f"data.root={EXAMPLES}", f"data.cache={folder}/cache"]
+        trainer = Trainer(compose([*given, f"log_every={STEPS}", *arguments]))
+        learner = trainer.learner
+        wav = trainer.batches[0].to(learner.fabric.device)
+        audio = STEPS * trainer.config.data.batch_size * trainer.config.data.segment_seconds
+        loop_rates, ratios, waits = [], [], []
+        for lap in range(LAPS + 1):
+            trainer.config.steps = learner.step + 2 * STEPS  # the second half shows the pace
+            trainer.fit()
+            curves = read_curves(trainer.folder)
+            stages = learner.draw_stages(len(wav))[0][0]
+            bare = audio / bare_lap(trainer, wav, stages, STEPS)
+            if lap:  # the first warms up
+                loop_rates.append(curves["rate/audio_seconds"][-1][1])
+                waits.append(curves["rate/waiting"][-1][1])
+                ratios.append(loop_rates[-1] / bare)
+    loop, ratio, wait = map(statistics.median, (loop_rates, ratios, waits))
+    print(
+        f"{trainer.config.model.name}, batches of {audio / STEPS:g} s, medians of {LAPS} laps\n"
+        f"training loop: {loop:.1f} audio s/s, {ratio:.0%} of bare forward, backward and step "
+        f"({loop / ratio:.1f} audio s/s); {wait:.1%} of the time spent waiting for data\n"
+        f"at least {ENOUGH:.0%}, and under {WAIT:.0%} waiting: "
+        + ("met" if ratio >= ENOUGH and wait < WAIT else "missed")
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except CodecError as error:
+        print(f"bench_training: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
