@@ -237,7 +237,7 @@ def test_a_thousand_files_in_one_call_take_no_more_memory(tmp_path, model):
             found = resident_mb(process.pid)
             done = len(list((tmp_path / "out").glob("*.btn")))
             if found is not None:
-                memory[done] = sum(found)
+                memory[done] = found[0]  # on its way out, torch reads more of its own files
             time.sleep(0.05)
         assert process.returncode == 2
     early = max(mb for done, mb in memory.items() if 100 <= done < 300)
