@@ -54,9 +54,7 @@ BASE = [
 
 
 with hydra.initialize_config_dir(str(config_folder()), version_base="1.3"):
-    TREE = hydra.compose(
-        "train", ["model=tiny"]
-    )  # composed once: Hydra takes longer for it than most cases for their work
+    TREE = hydra.compose("train", ["model=tiny"])  # once: it takes longer than most cases' work
 
 
 # --- what another value may change ---
@@ -249,7 +247,7 @@ CASES: dict[str, Case] = {
     "model.channels": Case("2", network),
     "model.hop_length": Case("160", network),
     "model.latent_dim": Case("8", network),
-    "model.linear_path": Case("pca", network),
+    "model.linear_path": Case("pca", network, (*SAMPLES[1:], "model.latent_dim=8")),
     "model.path_weighting": Case("0.2", network),
     "model.path_level": Case("0.5", network),
     "model.path_power": Case("0.5", network),
