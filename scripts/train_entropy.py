@@ -1,7 +1,7 @@
 """Fit an entropy model: python scripts/train_entropy.py checkpoint=FOLDER data.root=FOLDER.
 
 Codes the corpus, fits `entropy.safetensors` (a few minutes on one thread) and writes it beside the
-weights. Further settings: minutes=N of audio at most (default: all), steps=400 for each stage, seed=0.
+weights. Further settings: minutes=N of audio at most (default: all), steps=800 for each stage, seed=0.
 """
 
 import sys
@@ -18,7 +18,7 @@ from bittern.training.entropy_fit import FitSettings, encode_folder, fit
 
 
 def main(arguments: list[str]) -> None:
-    settings = {"minutes": "inf", "steps": "400", "seed": "0"}
+    settings = {"minutes": "inf", "steps": "800", "seed": "0"}
     given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
     for key in ("checkpoint", "data.root"):
         if not given.get(key):

@@ -41,7 +41,7 @@ def model() -> EntropyModel:
     angles = np.arange(SIZE)[:, None] * 2 * np.pi / SIZE
     circle = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
     codewords = np.stack([circle * 0.5**stage for stage in range(STAGES)])
-    chosen = FitSettings(steps=120, batch_size=64, width=2, hidden=16, narrow=8)
+    chosen = FitSettings(steps=60, batch_size=64, width=2, hidden=16, narrow=8)
     clips = [smooth_codes(500, seed) for seed in range(8)]
     return EntropyModel(fit(clips, codewords, chosen).to_bytes(), "test")
 

@@ -104,10 +104,9 @@ def test_python_rounds_as_the_reference_takes_for_granted() -> None:
 
 def test_threads_and_portions_do_not_change_a_byte(folder: Path, speech_codes: np.ndarray) -> None:
     expected = digest((folder / "here.btn").read_bytes())
-    for threads in (1, 8):
-        found = run_program(sys.executable, folder, threads)
-        assert set(found["files"].values()) == {expected}
-        assert found["decoded"] == {"here.btn": digest(speech_codes)}
+    found = run_program(sys.executable, folder, threads=8)  # this process has one
+    assert set(found["files"].values()) == {expected}
+    assert found["decoded"] == {"here.btn": digest(speech_codes)}
 
 
 def test_chunk_by_chunk_equals_whole(codec: Codec, speech_codes: np.ndarray) -> None:
