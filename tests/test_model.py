@@ -17,6 +17,7 @@ from bittern.config import (
     Shortcut,
 )
 from bittern.model import CodecModel
+from bittern.nn.envelope import SpectralEnvelope
 from bittern.nn.transform import LinearTransform, mdct_basis
 from bittern.spectral import mel_filterbank, stft
 
@@ -67,7 +68,10 @@ CONFIGS = {
     "encodec": config(ENCODEC),
     "noncausal": config(NONCAUSAL),
     "samples-to-spectrum": config(SEANET, LinearPath.MDCT, decoder=SPECTRUM),
-    "companded": config(SPECTRUM, LinearPath.MDCT, path_level=0.6, path_power=0.7),
+    "companded": config(SPECTRUM, LinearPath.MDCT, path_power=0.7),
+    "envelope": config(
+        SPECTRUM, LinearPath.MDCT, path_power=0.7, envelope_bands=3, envelope_weight=1.5
+    ),
     "stereo": config(SPECTRUM, LinearPath.MDCT, channels=2),
 }
 STREAMABLE = [name for name, c in CONFIGS.items() if c.streamable]
@@ -133,13 +137,13 @@ def test_a_causal_model_does_not_see_what_comes_later(name):
     assert causal or CONFIGS[name].encoder.padding is Padding.REFLECT
 
 
-@pytest.mark.parametrize("name", ["spectrum-mdct", "seanet-mdct", "companded", "stereo"])
+@pytest.mark.parametrize("name", ["spectrum-mdct", "seanet-mdct", "companded", "envelope", "stereo"])
 def test_the_mdct_path_alone_gives_back_the_signal_below_its_highest_coefficient(name):
-    """With the networks silenced, only the coefficients above `latent_dim` are lost."""
+    """With the networks silenced, only the coefficients that the path does not take are lost."""
     model = build(name)
     silence_networks(model)
     hop, channels = model.config.hop_length, model.config.channels
-    kept = model.config.latent_dim // channels
+    kept = model.config.path_components // channels
     time = torch.arange(100 * hop) / hop / 2  # in periods of the lowest MDCT band pair
     wav = 0.1 * torch.sin(2 * torch.pi * time * kept * 0.4).repeat(1, channels, 1)
     out = model.synthesise(model.latent(model.pad(wav)))[..., hop : hop + wav.shape[-1]]
@@ -148,22 +152,62 @@ def test_the_mdct_path_alone_gives_back_the_signal_below_its_highest_coefficient
     assert float(error) < 1e-3
 
 
-def test_companding_evens_out_levels_and_sizes():
-    """Of frames 40 dB apart the latents are 24 dB apart at path_level 0.6; power 0.5 halves again."""
+def ratio_of_latents(**options):
+    """Decibels between the path's shapes of a noise and of the same 20 dB below it, and its levels."""
+    torch.manual_seed(0)
+    model = CodecModel(config(SPECTRUM, LinearPath.MDCT, **options)).requires_grad_(False)
+    model.fit_transform(torch.randn(2, 1, 4000))
+    silence_networks(model)
+    loud = torch.randn(1, 1, 4000)
+    bands = model.config.envelope_bands
+    loud, quiet = model.latent(model.pad(loud)), model.latent(model.pad(loud / 10))
+    levels = (loud - quiet)[:, :bands] / model.config.envelope_weight
+    loud, quiet = loud[:, bands:], quiet[:, bands:]
+    return 20 * float((loud.square().mean() / quiet.square().mean()).sqrt().log10()), levels
 
-    def ratio(**options):
-        torch.manual_seed(0)
-        model = CodecModel(config(SPECTRUM, LinearPath.MDCT, **options)).requires_grad_(False)
-        model.fit_transform(torch.randn(2, 1, 4000))
-        silence_networks(model)
-        loud = noise(1, 4000)
-        loud, quiet = model.latent(model.pad(loud)), model.latent(model.pad(loud / 100))
-        return 20 * float((loud.square().mean() / quiet.square().mean()).sqrt().log10())
 
-    assert ratio() == pytest.approx(40, abs=0.1)
-    assert ratio(path_level=0.6) == pytest.approx(24, abs=0.3)
-    assert ratio(path_power=0.5) == pytest.approx(20, abs=0.1)
-    assert ratio(path_level=0.6, path_power=0.5) == pytest.approx(12, abs=0.3)
+def test_companding_halves_the_decibels_between_loud_and_soft():
+    assert ratio_of_latents()[0] == pytest.approx(20, abs=0.1)
+    assert ratio_of_latents(path_power=0.5)[0] == pytest.approx(10, abs=0.1)
+
+
+@pytest.mark.parametrize("flattening", [0.0, 0.3, 1.0])
+def test_an_envelope_takes_levels_out_of_the_coefficients(flattening):
+    """20 dB, or ln 10 nepers, are in the levels and nothing of them is left in the shapes."""
+    ratio, levels = ratio_of_latents(
+        envelope_bands=3, envelope_weight=2.0, envelope_flattening=flattening
+    )
+    assert ratio == pytest.approx(0, abs=0.1)
+    torch.testing.assert_close(levels, torch.full_like(levels, 2.3026), rtol=0, atol=0.02)
+
+
+def test_flattening_makes_the_bands_alike():
+    """Noise of bands 20 dB apart has them 20, 10 and 0 dB apart at flattening 0, 0.5 and 1."""
+    frames = torch.randn(1, 200, 500)
+    frames[:, 100:] *= 0.1
+    for flattening, left in ((0.0, 20), (0.5, 10), (1.0, 0)):
+        envelope = SpectralEnvelope(200, 1000, 16_000, flattening=flattening)
+        envelope.bands, envelope._band = 2, (torch.arange(200) >= 100).long()
+        levels = envelope.measure(frames)
+        flat = envelope.flatten(frames, levels)
+        apart = 10 * (flat[:, :100].square().mean() / flat[:, 100:].square().mean()).log10()
+        assert float(apart) == pytest.approx(left, abs=0.3)
+        torch.testing.assert_close(envelope.restore(flat, levels), frames)
+
+
+def test_bands_of_an_envelope_are_equally_wide_in_mel():
+    """Four bands up to 8 kHz end at 614, 1768 and 3934 Hz, whichever formula of mel is used."""
+    envelope = SpectralEnvelope(320, 4, 16_000, flattening=0.0)
+    for band, (low, high) in enumerate([(0, 614), (614, 1768), (1768, 3934), (3934, 8000)]):
+        tone = torch.zeros(1, 320, 1)
+        tone[:, [round(low / 25 + 1), round(high / 25 - 2)]] = 1.0
+        assert int(envelope.measure(tone).argmax()) == band
+
+
+def test_damaged_levels_cannot_overflow():
+    envelope = SpectralEnvelope(320, 4, 16_000, flattening=0.3)
+    restored = envelope.restore(torch.ones(1, 320, 1), torch.full((1, 4, 1), 1e4))
+    assert bool(restored.isfinite().all())
 
 
 def test_the_pca_path_keeps_what_its_components_span():

@@ -158,8 +158,10 @@ class CodecConfig:
     latent_dim: int = 128
     linear_path: LinearPath = LinearPath.MDCT
     path_weighting: float = 0.5  # component i is scaled by std_i ** -path_weighting
-    path_level: float = 1.0  # ... a frame's level r is compressed to r ** path_level
-    path_power: float = 1.0  # ... and each component to sign(x) |x| ** path_power
+    path_power: float = 1.0  # ... and each component becomes sign(x) |x| ** path_power
+    envelope_bands: int = 0  # levels of so many bands lead the latent, and are divided out; 0: none
+    envelope_weight: float = 1.0  # of a level's natural logarithm in the latent
+    envelope_flattening: float = 0.3  # 0: a frame's level is divided out; 1: that of each band
     encoder: NetworkConfig = field(default_factory=NetworkConfig)
     decoder: NetworkConfig | None = None  # None: the encoder's mirror image
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -180,9 +182,10 @@ class CodecConfig:
             0.0 <= self.path_weighting <= 1.0,
             f"path_weighting is {self.path_weighting}; give 0 to 1",
         )
-        for name in ("path_level", "path_power"):
-            value = getattr(self, name)
-            _require(0.2 <= value <= 1.0, f"{name} is {value}; give 0.2 to 1")
+        _require(
+            0.2 <= self.path_power <= 1.0, f"path_power is {self.path_power}; give 0.2 to 1"
+        )
+        self._check_envelope()
         for side, network in (("encoder", self.encoder), ("decoder", self.decoder_network)):
             if network.input is NetworkInput.SAMPLES:
                 _require(
@@ -192,7 +195,7 @@ class CodecConfig:
                 )
         if self.linear_path is not LinearPath.NONE:
             _require(
-                self.latent_dim <= self.hop_length * self.channels,
+                self.path_components <= self.hop_length * self.channels,
                 f"latent_dim is {self.latent_dim}, but the {self.linear_path} path has only "
                 f"{self.hop_length * self.channels} components a frame; give that or less",
             )
@@ -201,6 +204,32 @@ class CodecConfig:
                 f"latent_dim is {self.latent_dim}; with a linear path it must be a multiple of "
                 f"the {self.channels} channels",
             )
+
+    def _check_envelope(self) -> None:
+        if self.envelope_bands == 0:
+            return
+        _require(
+            1 <= self.envelope_bands < self.latent_dim,
+            f"envelope_bands is {self.envelope_bands}; give 0 up to below latent_dim, "
+            f"{self.latent_dim}",
+        )
+        _require(
+            self.envelope_weight > 0, f"envelope_weight is {self.envelope_weight}; give over 0"
+        )
+        _require(
+            0 <= self.envelope_flattening <= 1,
+            f"envelope_flattening is {self.envelope_flattening}; give 0 to 1",
+        )
+        spectral = {self.encoder.input, self.decoder_network.input} == {NetworkInput.SPECTRUM}
+        _require(
+            spectral and self.linear_path is LinearPath.MDCT and self.channels == 1,
+            "envelope_bands needs networks with input: spectrum, linear_path: mdct and 1 channel",
+        )
+
+    @property
+    def path_components(self) -> int:
+        """Coefficients that the linear path takes straight to the latent."""
+        return self.latent_dim - self.envelope_bands
 
     @property
     def decoder_network(self) -> NetworkConfig:

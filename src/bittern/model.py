@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bittern.config import CodecConfig, LinearPath, NetworkInput
 from bittern.nn.conv import Conv1d, ConvTranspose1d
+from bittern.nn.envelope import SpectralEnvelope
 from bittern.nn.recurrent import ResidualLSTM
 from bittern.nn.seanet import Decoder, Encoder, damp_last_layer
 from bittern.nn.streaming import StreamState, name_states
@@ -20,7 +21,6 @@ from bittern.nn.transform import LinearTransform, mdct_basis
 from bittern.quantizer import ResidualQuantizer
 from bittern.shapes import Codes, Latent, Waveform
 
-_LEVEL_FLOOR = 1e-4  # of a frame, where typical speech has 1
 _START_GAIN = 0.1  # of the networks' last layers beside a linear path
 
 
@@ -29,6 +29,8 @@ class CodecModel(nn.Module):
 
     latent = A x + encoder(x) and wav = S latent + decoder(latent), A the lowest components of an MDCT
     or principal components, S their inverse: a transform codec before the first step of training.
+    With an envelope, A x holds the levels of bands and coefficients evened out by them, and the
+    networks, too, work on evened coefficients.
     """
 
     spread: Tensor
@@ -45,7 +47,16 @@ class CodecModel(nn.Module):
         else:
             self.transform = None
         width = hop * channels
-        self.encoder = Encoder(config.encoder, self._width(config.encoder.input), dim)
+        self.envelope = None
+        if config.envelope_bands:
+            self.envelope = SpectralEnvelope(
+                hop,
+                config.envelope_bands,
+                config.sample_rate,
+                flattening=config.envelope_flattening,
+            )
+        encoder_width = self._width(config.encoder.input) + config.envelope_bands
+        self.encoder = Encoder(config.encoder, encoder_width, dim)
         self.decoder = Decoder(
             config.decoder_network, self._width(config.decoder_network.input), dim
         )
@@ -77,7 +88,7 @@ class CodecModel(nn.Module):
         if self.config.linear_path is LinearPath.PCA and not self.config.lapped:
             blocks = wavs.reshape(-1, hop).double()
             _, vectors = torch.linalg.eigh(blocks.T @ blocks)
-            count = self.config.latent_dim // self.config.channels
+            count = self.config.path_components // self.config.channels
             self.transform.set_basis(vectors.flip(1).T[:count].float())
         frames = self.transform.analyse(wavs)
         spread = frames.square().mean(dim=(0, 2)).sqrt()
@@ -86,6 +97,9 @@ class CodecModel(nn.Module):
     def latent(self, wav: Waveform, state: StreamState | None = None) -> Latent:
         """Analyse whole frames: [B, C, F * hop] -> [B, D, F]."""
         frames = None if self.transform is None else self.transform.analyse(wav, state)
+        if self.envelope is not None:
+            assert frames is not None
+            return self._evened_latent(self.envelope, frames, state)
         if self.config.encoder.input is NetworkInput.SPECTRUM:
             assert frames is not None
             latent = self.encoder(frames / self.spread[:, None], state)
@@ -94,24 +108,36 @@ class CodecModel(nn.Module):
         if self.config.linear_path is LinearPath.NONE:
             return latent
         assert frames is not None
-        chosen, scale = self._path()
-        path = _level(frames[:, chosen] * scale[:, None], self.config.path_level)
+        chosen = self._chosen()
+        path = frames[:, chosen] * self._scale()[chosen, None]
         return latent.float() + _power(path, self.config.path_power)
+
+    def _evened_latent(
+        self, envelope: SpectralEnvelope, frames: Tensor, state: StreamState | None
+    ) -> Latent:
+        frames = frames * self._scale()[:, None]
+        levels = envelope.measure(frames)
+        frames = envelope.flatten(frames, levels)
+        latent = self.encoder(torch.cat([levels, frames], dim=1), state)
+        path = _power(frames[:, self._chosen()], self.config.path_power)
+        return latent.float() + torch.cat([levels * self.config.envelope_weight, path], dim=1)
 
     def synthesise(self, latent: Latent, state: StreamState | None = None) -> Waveform:
         """Turn latents into audio that lags by `config.delay`: [B, D, F] -> [B, C, F * hop]."""
         out = self.decoder(latent, state).float()
-        spectral = self.config.decoder_network.input is NetworkInput.SPECTRUM
         if self.transform is None:
             return out
         frames = None
         if self.config.linear_path is not LinearPath.NONE:
-            chosen, scale = self._path()
+            levels, path = latent.float().tensor_split([self.config.envelope_bands], dim=1)
             frames = latent.new_zeros(latent.shape[0], len(self.spread), latent.shape[-1]).float()
-            expanded = _power(latent.float(), 1 / self.config.path_power)
-            expanded = _level(expanded, 1 / self.config.path_level)
-            frames[:, chosen] = expanded / scale[:, None]
-        if spectral:
+            frames[:, self._chosen()] = _power(path, 1 / self.config.path_power)
+            if self.envelope is not None:
+                levels = levels / self.config.envelope_weight
+                frames = self.envelope.restore(out + frames, levels)
+                return self.transform.synthesise(frames / self._scale()[:, None], state)
+            frames = frames / self._scale()[:, None]
+        if self.config.decoder_network.input is NetworkInput.SPECTRUM:
             out = out * self.spread[:, None]
             return self.transform.synthesise(out if frames is None else out + frames, state)
         return out if frames is None else out + self.transform.synthesise(frames, state)
@@ -135,15 +161,16 @@ class CodecModel(nn.Module):
         lapping = 0 if self.transform is None else self.transform.synthesis.context
         return math.ceil(field) + lapping
 
-    def _path(self) -> tuple[Tensor, Tensor]:
-        """Which coefficients the linear path takes, and what each is multiplied by, [D]."""
-        channels, dim = self.config.channels, self.config.latent_dim
-        each = len(self.spread) // channels
-        chosen = torch.arange(len(self.spread), device=self.spread.device).view(channels, each)
-        chosen = chosen[:, : dim // channels].reshape(-1)
-        spread = self.spread[chosen]
-        weight = spread**-self.config.path_weighting
-        return chosen, weight / (spread * weight).square().mean().sqrt()
+    def _chosen(self) -> Tensor:
+        """Which coefficients the linear path takes: the lowest of each channel."""
+        channels = self.config.channels
+        each = torch.arange(len(self.spread), device=self.spread.device).view(channels, -1)
+        return each[:, : self.config.path_components // channels].reshape(-1)
+
+    def _scale(self) -> Tensor:
+        """What coefficients are multiplied by: those of the path get a mean square of 1."""
+        weight = self.spread**-self.config.path_weighting
+        return weight / (self.spread * weight)[self._chosen()].square().mean().sqrt()
 
     def pad(self, wav: Waveform) -> Waveform:
         """Add zeros up to whole frames, with room for the delay: [B, C, T] -> [B, C, F * hop]."""
@@ -182,11 +209,3 @@ class CodecModel(nn.Module):
 def _power(x: Tensor, exponent: float) -> Tensor:
     """sign(x) |x| ** exponent."""
     return x if exponent == 1.0 else x.sign() * x.abs().pow(exponent)
-
-
-def _level(x: Tensor, exponent: float) -> Tensor:
-    """Scale each frame of [B, D, F] so that its root mean square r becomes r ** exponent."""
-    if exponent == 1.0:
-        return x
-    level = (x.square().mean(dim=1, keepdim=True) + _LEVEL_FLOOR**2).sqrt()
-    return x * level ** (exponent - 1)

@@ -1,0 +1,51 @@
+"""The spectral envelope of a frame: levels of its bands, and coefficients evened out by them.
+
+A residual quantizer's codebooks have one size a stage, but frames of speech differ by 40 dB and their
+bands by as much. Gain-shape coding, as CELT has it (RFC 6716, section 4.3), sends levels and shapes
+apart; here both are parts of one latent, and the quantizer shares its bits between them.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+_FLOOR = 1e-3  # of a coefficient, where typical speech has 1: silence has a level, too
+_LOG_RANGE = (-9.0, 6.0)  # of a decoded level: keeps any codes from overflowing
+
+
+class SpectralEnvelope(nn.Module):
+    """Log levels of bands that are equally wide in mel, over `coefficients` up to half the rate."""
+
+    _band: Tensor
+
+    def __init__(
+        self, coefficients: int, bands: int, sample_rate: int, *, flattening: float
+    ) -> None:
+        """With `flattening` 0 the level of the frame is divided out, with 1 that of each band."""
+        super().__init__()
+        self.bands = bands
+        self.flattening = flattening
+        nyquist = sample_rate / 2
+        frequency = (torch.arange(coefficients) + 0.5) * nyquist / coefficients
+        place = (1 + frequency / 700).log() / math.log(1 + nyquist / 700) * bands
+        self.register_buffer("_band", place.long().clamp(max=bands - 1), persistent=False)
+
+    def measure(self, frames: Tensor) -> Tensor:
+        """Natural logarithms of the root mean squares in the bands: [B, M, F] -> [B, bands, F]."""
+        power = frames.new_zeros(frames.shape[0], self.bands, frames.shape[2])
+        power = power.index_add(1, self._band, frames.square())
+        sizes = torch.bincount(self._band, minlength=self.bands)[:, None]
+        return 0.5 * (power / sizes + _FLOOR**2).log()
+
+    def flatten(self, frames: Tensor, levels: Tensor) -> Tensor:
+        """Divide the levels out: [B, M, F], [B, bands, F] -> [B, M, F]."""
+        return frames * (-self._log_gain(levels)).exp()
+
+    def restore(self, flat: Tensor, levels: Tensor) -> Tensor:
+        """Undo `flatten`, with levels that may have been quantized."""
+        return flat * self._log_gain(levels.clamp(*_LOG_RANGE)).exp()
+
+    def _log_gain(self, levels: Tensor) -> Tensor:
+        mean = levels.mean(dim=1, keepdim=True)
+        return mean + self.flattening * (levels[:, self._band] - mean)
