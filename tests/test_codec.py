@@ -190,14 +190,18 @@ def test_channels_that_do_not_divide_are_refused():
         assert codec.decompress(data).wav.shape == (expected, 1_000)
 
 
-def test_compressing_equals_encoding_whatever_the_chunks(codec):
+@pytest.mark.parametrize("width", [1, 4])
+def test_compressing_equals_encoding_whatever_the_chunks(codec, width):
     wav = tensor(30_000)
-    expected = codec.decode(codec.encode(wav[None], stages=3), length=30_000)
+    codes = codec.encode(wav[None], stages=3, search_width=width)
+    expected = codec.decode(codes, length=30_000)
     for chunk_seconds in (0.02, 0.3, 6.0):
         for live in (False, True):
             file = io.BytesIO()
             stream = audio.array_stream(wav.numpy(), 16_000)
-            codec.compress_stream(stream, file, stages=3, chunk_seconds=chunk_seconds, live=live)
+            codec.compress_stream(
+                stream, file, stages=3, chunk_seconds=chunk_seconds, live=live, search_width=width
+            )
             back, _ = codec.decompress(file.getvalue())
             torch.testing.assert_close(back, expected[0], rtol=0, atol=1e-5)
 

@@ -137,7 +137,9 @@ def test_a_causal_model_does_not_see_what_comes_later(name):
     assert causal or CONFIGS[name].encoder.padding is Padding.REFLECT
 
 
-@pytest.mark.parametrize("name", ["spectrum-mdct", "seanet-mdct", "companded", "envelope", "stereo"])
+@pytest.mark.parametrize(
+    "name", ["spectrum-mdct", "seanet-mdct", "companded", "envelope", "stereo"]
+)
 def test_the_mdct_path_alone_gives_back_the_signal_below_its_highest_coefficient(name):
     """With the networks silenced, only the coefficients that the path does not take are lost."""
     model = build(name)

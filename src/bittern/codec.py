@@ -29,7 +29,6 @@ from bittern.errors import ConfigError
 from bittern.files import atomic_file, refuse_same_file
 from bittern.loss import BurstLoss
 from bittern.model import CodecModel
-from bittern.search import search_codes
 from bittern.shapes import Codes, Waveform
 from bittern.transcode import CHUNK_SECONDS, DecodedStream, Receipt
 
@@ -160,30 +159,23 @@ class Codec:
             return rearrange(codes, "(b s) k f -> b s k f", s=streams)
         wav = wav.detach().to(self.device, torch.float32)
         if lengths is None:
-            return self._encode(wav, stages, search_width)
+            return self.model.encode(wav, stages, search_width)
         _check_lengths(lengths, wav.shape[0], wav.shape[-1])
         longest = max(lengths, default=0)
         frames = torch.tensor([self.config.frame_count(n) for n in lengths], device=self.device)
         if self.config.streamable:
             inside = torch.arange(longest, device=self.device) < self._column(lengths)
             wav = wav[..., :longest].masked_fill(~inside[:, None], 0.0)
-            codes = self._encode(wav, stages, search_width)
+            codes = self.model.encode(wav, stages, search_width)
             counted = torch.arange(codes.shape[-1], device=self.device) < frames[:, None]
             return codes * counted[:, None]
         shape = (len(lengths), stages, self.config.frame_count(longest))
         codes = torch.zeros(shape, dtype=torch.long, device=self.device)
         for item, length in enumerate(lengths):  # a model that looks ahead sees each item's end
-            codes[item, :, : frames[item]] = self._encode(
+            codes[item, :, : frames[item]] = self.model.encode(
                 wav[item, None, :, :length], stages, search_width
             )
         return codes
-
-    def _encode(self, wav: Waveform, stages: int, search_width: int) -> Codes:
-        if search_width == 1 or wav.shape[-1] == 0:
-            return self.model.encode(wav, stages)
-        with torch.inference_mode():
-            latent = self.model.latent(self.model.pad(wav))
-            return search_codes(self.model.quantizer, latent, stages, width=search_width)
 
     def decode(
         self,
@@ -243,6 +235,7 @@ class Codec:
         bitrate_kbps: float | None = None,
         coder: str = "auto",
         mono: bool = False,
+        search_width: int = 1,
     ) -> bytes:
         """Compress audio in memory to the bytes of a `.btn` file.
 
@@ -256,6 +249,9 @@ class Codec:
             coder: "range" codes losslessly with the checkpoint's entropy model, "raw" does not;
                 "auto" does if there is one.
             mono: mix the channels down to one.
+            search_width: candidates kept from stage to stage; 4 sounds better at the same bitrate,
+                encodes more slowly, and a file trimmed to fewer stages is then not what coding
+                with fewer gives.
 
         Raises:
             ValueError: wrong rank or type.
@@ -272,7 +268,13 @@ class Codec:
         file = io.BytesIO()
         stream = audio.array_stream(samples, sample_rate)
         self.compress_stream(
-            stream, file, stages=stages, bitrate_kbps=bitrate_kbps, coder=coder, mono=mono
+            stream,
+            file,
+            stages=stages,
+            bitrate_kbps=bitrate_kbps,
+            coder=coder,
+            mono=mono,
+            search_width=search_width,
         )
         return file.getvalue()
 
@@ -314,6 +316,7 @@ class Codec:
         chunk_seconds: float = CHUNK_SECONDS,
         coder: str = "auto",
         mono: bool = False,
+        search_width: int = 1,
     ) -> Receipt:
         """Compress an audio file; the target is replaced, whole or not at all.
 
@@ -333,6 +336,7 @@ class Codec:
                 live=not file.seekable(),
                 coder=coder,
                 mono=mono,
+                search_width=search_width,
             )
 
     def decompress_file(
@@ -367,6 +371,7 @@ class Codec:
         live: bool = False,
         coder: str = "auto",
         mono: bool = False,
+        search_width: int = 1,
     ) -> Receipt:
         """Compress audio as it comes, writing each chunk as soon as it is full.
 
@@ -379,6 +384,7 @@ class Codec:
             live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
             coder: see `compress`.
             mono: see `compress`.
+            search_width: see `compress`.
 
         Raises:
             AudioError, ConfigError: see `compress`.
@@ -393,6 +399,7 @@ class Codec:
             live=live,
             coder=self._coder(coder),
             mono=mono,
+            search_width=search_width,
         )
 
     def decompress_stream(

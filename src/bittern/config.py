@@ -182,9 +182,7 @@ class CodecConfig:
             0.0 <= self.path_weighting <= 1.0,
             f"path_weighting is {self.path_weighting}; give 0 to 1",
         )
-        _require(
-            0.2 <= self.path_power <= 1.0, f"path_power is {self.path_power}; give 0.2 to 1"
-        )
+        _require(0.2 <= self.path_power <= 1.0, f"path_power is {self.path_power}; give 0.2 to 1")
         self._check_envelope()
         for side, network in (("encoder", self.encoder), ("decoder", self.decoder_network)):
             if network.input is NetworkInput.SAMPLES:

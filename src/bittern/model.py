@@ -19,6 +19,7 @@ from bittern.nn.seanet import Decoder, Encoder, damp_last_layer
 from bittern.nn.streaming import StreamState, name_states
 from bittern.nn.transform import LinearTransform, mdct_basis
 from bittern.quantizer import ResidualQuantizer
+from bittern.search import search_codes
 from bittern.shapes import Codes, Latent, Waveform
 
 _START_GAIN = 0.1  # of the networks' last layers beside a linear path
@@ -178,12 +179,13 @@ class CodecModel(nn.Module):
         return F.pad(wav, (0, frames * self.config.hop_length - wav.shape[-1]))
 
     @torch.no_grad()
-    def encode(self, wav: Waveform, stages: int | None = None) -> Codes:
+    def encode(self, wav: Waveform, stages: int | None = None, search_width: int = 1) -> Codes:
         """Code audio: [B, C, T] -> [B, k, F], F = `config.frame_count(T)`, k = `stages` or K."""
+        stages = self.quantizer.stages if stages is None else stages
         if wav.shape[-1] == 0:
-            k = self.quantizer.stages if stages is None else stages
-            return torch.zeros(wav.shape[0], k, 0, dtype=torch.long, device=wav.device)
-        return self.quantizer.encode(self.latent(self.pad(wav)), stages)
+            return torch.zeros(wav.shape[0], stages, 0, dtype=torch.long, device=wav.device)
+        latent = self.latent(self.pad(wav))
+        return search_codes(self.quantizer, latent, stages, width=search_width)
 
     @torch.no_grad()
     def decode(self, codes: Codes, length: int | None = None) -> Waveform:

@@ -15,6 +15,8 @@ from torch import Tensor
 from bittern.quantizer import ResidualQuantizer
 from bittern.shapes import Codes, Latent
 
+_ROWS = 1024  # frames searched at once, which bounds the memory
+
 
 @torch.no_grad()
 def search_codes(quantizer: ResidualQuantizer, latent: Latent, stages: int, *, width: int) -> Codes:
@@ -35,23 +37,28 @@ def search_codes(quantizer: ResidualQuantizer, latent: Latent, stages: int, *, w
         raise ValueError(f"got {stages} stages; this quantizer has 1 to {quantizer.stages}")
     if width == 1 or latent.shape[-1] == 0:
         return quantizer.encode(latent, stages)
+    vectors = rearrange(latent.float(), "b d f -> (b f) d")
     with torch.autocast(latent.device.type, enabled=False):
-        vectors = rearrange(latent.float(), "b d f -> (b f) d")
-        rest = vectors[:, None]  # [M, w, D], what each candidate leaves over
-        energy = rest.square().sum(dim=2)  # [M, w]
-        codes = torch.zeros(*rest.shape[:2], 0, dtype=torch.long, device=rest.device)  # [M, w, k]
-        for codebook in quantizer.codewords[:stages]:
-            norms = codebook.square().sum(dim=1)
-            flat = torch.addmm(norms, rest.flatten(0, 1), codebook.T, alpha=-2)  # [M * w, N]
-            scores = flat.view(*rest.shape[:2], -1) + energy[..., None]
-            kept = min(width, scores[0].numel())
-            energy, place = scores.flatten(1).topk(kept, dim=1, largest=False, sorted=True)
-            parent, code = place // len(codebook), place % len(codebook)  # [M, w]
-            rest = _take(rest, parent) - codebook[code]
-            codes = torch.cat([_take(codes, parent), code[..., None]], dim=2)
-        best = rest.square().sum(dim=2).argmin(dim=1)  # exact, not summed from rounded parts
-        chosen = _take(codes, best[:, None])[:, 0]  # [M, stages]
-    return rearrange(chosen, "(b f) k -> b k f", b=latent.shape[0])
+        parts = [_searched(quantizer, part, stages, width) for part in vectors.split(_ROWS)]
+    return rearrange(torch.cat(parts), "(b f) k -> b k f", b=latent.shape[0])
+
+
+def _searched(quantizer: ResidualQuantizer, vectors: Tensor, stages: int, width: int) -> Tensor:
+    """[M, D] -> [M, stages]."""
+    rest = vectors[:, None]  # [M, w, D], what each candidate leaves over
+    energy = rest.square().sum(dim=2)  # [M, w]
+    codes = torch.zeros(*rest.shape[:2], 0, dtype=torch.long, device=rest.device)  # [M, w, k]
+    for codebook in quantizer.codewords[:stages]:
+        norms = codebook.square().sum(dim=1)
+        flat = torch.addmm(norms, rest.flatten(0, 1), codebook.T, alpha=-2)  # [M * w, N]
+        scores = flat.view(*rest.shape[:2], -1) + energy[..., None]
+        kept = min(width, scores[0].numel())
+        energy, place = scores.flatten(1).topk(kept, dim=1, largest=False, sorted=True)
+        parent, code = place // len(codebook), place % len(codebook)  # [M, w]
+        rest = _take(rest, parent) - codebook[code]
+        codes = torch.cat([_take(codes, parent), code[..., None]], dim=2)
+    best = rest.square().sum(dim=2).argmin(dim=1)  # exact, not summed from rounded parts
+    return _take(codes, best[:, None])[:, 0]
 
 
 def _take(values: Tensor, index: Tensor) -> Tensor:

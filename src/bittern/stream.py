@@ -8,6 +8,7 @@ import torch
 
 from bittern.model import CodecModel
 from bittern.nn.streaming import StreamState
+from bittern.search import search_codes
 from bittern.shapes import Codes, Waveform
 
 _SAMPLES_KEY, _BUFFER_KEY = "stream.samples", "stream.buffer"
@@ -22,13 +23,21 @@ class StreamingEncoder:
     All codes together equal `model.encode` of all samples together.
     """
 
-    def __init__(self, model: CodecModel, *, stages: int | None = None, batch: int = 1) -> None:
+    def __init__(
+        self,
+        model: CodecModel,
+        *,
+        stages: int | None = None,
+        batch: int = 1,
+        search_width: int = 1,
+    ) -> None:
         """Start from silence.
 
         Args:
             model: in eval mode; it keeps no state and may serve many streams.
             stages: how many to code, 1 to K; all by default.
             batch: streams side by side.
+            search_width: candidates kept from stage to stage; see `search.py`.
 
         Raises:
             ValueError: the model looks ahead, or has fewer stages.
@@ -39,6 +48,7 @@ class StreamingEncoder:
         if not 1 <= self.stages <= model.quantizer.stages:
             raise ValueError(f"got {stages} stages; this model has 1 to {model.quantizer.stages}")
         self.batch = batch
+        self.search_width = search_width
         self.reset()
 
     def reset(self) -> None:
@@ -85,7 +95,8 @@ class StreamingEncoder:
     def _code(self, wav: Waveform) -> Codes:
         if wav.shape[-1] == 0:
             return torch.zeros(self.batch, self.stages, 0, dtype=torch.long, device=wav.device)
-        return self.model.quantizer.encode(self.model.latent(wav, self._layers), self.stages)
+        latent = self.model.latent(wav, self._layers)
+        return search_codes(self.model.quantizer, latent, self.stages, width=self.search_width)
 
     @property
     def state(self) -> StreamState:

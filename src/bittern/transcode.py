@@ -110,6 +110,7 @@ def compress_stream(
     live: bool = False,
     coder: Coder | None = None,
     mono: bool = False,
+    search_width: int = 1,
 ) -> Receipt:
     """Compress audio as it comes, writing each chunk as soon as it is full.
 
@@ -122,6 +123,7 @@ def compress_stream(
         live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
         coder: the codec's entropy model; without one, codes are packed raw.
         mono: mix the channels down to one.
+        search_width: candidates kept from stage to stage; see `search.py`.
 
     Raises:
         AudioError: a sample is not finite, rate or channels do not fit, or there are fewer or more
@@ -157,7 +159,7 @@ def compress_stream(
     channels = streams * config.channels
     resampler = Resampler(source.sample_rate, config.sample_rate, channels)
     blocks = _to_model(audio.checked(source), resampler, channels, mono=mono)
-    for codes in _codes(codec.model, blocks, stages, header):
+    for codes in _codes(codec.model, blocks, stages, search_width, header):
         writer.write(codes.cpu().numpy())
         if live:
             file.flush()
@@ -289,14 +291,18 @@ def _to_model(
 
 
 def _codes(
-    model: CodecModel, blocks: Iterator[Block], stages: int, header: bitstream.Header
+    model: CodecModel,
+    blocks: Iterator[Block],
+    stages: int,
+    search_width: int,
+    header: bitstream.Header,
 ) -> Iterator[Codes]:
     """Codes [S, k, F], chunk by chunk; pushed in the same portions, however the blocks come."""
     device = model.quantizer.codewords.device
     streams, full = header.streams, header.chunk_frames
     pending: list[Codes] = []
     if model.config.streamable:
-        encoder = StreamingEncoder(model, stages=stages, batch=streams)
+        encoder = StreamingEncoder(model, stages=stages, batch=streams, search_width=search_width)
         portion = max(min(full, _PUSHED_FRAMES // streams), 1)
         for block in _regrouped(blocks, portion * header.hop_length):
             pending.append(encoder.push(_to_tensor(block, streams).to(device)))
@@ -307,7 +313,7 @@ def _codes(
         pending.append(encoder.flush())
     else:
         clip = audio.gather(blocks, streams * header.channels).T
-        pending.append(model.encode(_to_tensor(clip, streams).to(device), stages))
+        pending.append(model.encode(_to_tensor(clip, streams).to(device), stages, search_width))
     tail = torch.cat(pending, dim=-1)
     if tail.shape[-1]:
         yield from tail.split(full, dim=-1)

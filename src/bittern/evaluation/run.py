@@ -74,6 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="codebook stages to evaluate (default: 1,2,3,4,6,8,12,16,24,32)",
     )
     parser.add_argument(
+        "--search-width",
+        type=_integers,
+        default=[1],
+        metavar="N,N,...",
+        help="evaluate models with these widths of the encoder's search (default: 1)",
+    )
+    parser.add_argument(
         "--baseline",
         action="append",
         default=[],
@@ -112,7 +119,11 @@ def run(args: argparse.Namespace) -> int:
     _require_packages()
     if args.jobs < 1:
         raise ConfigError(f"--jobs is {args.jobs}; give 1 or more")
-    models = [model_family(name, args.stages) for name in args.model or ["speech-16khz"]]
+    models = [
+        model_family(name, args.stages, search_width=width)
+        for name in args.model or ["speech-16khz"]
+        for width in args.search_width
+    ]
     if len({model.name for model in models}) < len(models):
         models = [_renamed(model) for model in models]
     tools, missing = _tools(args)

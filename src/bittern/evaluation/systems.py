@@ -81,22 +81,37 @@ class ModelFamily:
     stages: tuple[int, ...]  # ascending
     codebook_size: int
     sample_rate: int  # Hz
+    search_width: int = 1  # of the encoder; with more than 1 each number of stages is coded apart
     is_model: bool = True
 
     @property
     def systems(self) -> tuple[System, ...]:
         return tuple(
-            System(self.name, _stages_label(count), f"bittern {self.fingerprint} {count}")
+            System(self.name, _stages_label(count), f"bittern {self._encoder} {count}")
             for count in self.stages
         )
 
+    @property
+    def _encoder(self) -> str:
+        width = self.search_width
+        return self.fingerprint if width == 1 else f"{self.fingerprint} search {width}"
+
     def code(self, clip: Clip, wanted: Sequence[System]) -> Iterator[Coded | CodingFailure]:
         codec = _loaded(self.folder)
-        full = codec.compress(clip.samples[None], clip.sample_rate, stages=self.stages[-1])
+
+        def compressed(stages: int) -> bytes:
+            return codec.compress(
+                clip.samples[None],
+                clip.sample_rate,
+                stages=stages,
+                search_width=self.search_width,
+            )
+
+        full = compressed(self.stages[-1]) if self.search_width == 1 else None
         for system, stages in zip(self.systems, self.stages, strict=True):
             if system not in wanted:
                 continue
-            data = trimmed(full, stages)
+            data = compressed(stages) if full is None else trimmed(full, stages)
             samples, _ = codec.decompress(data)
             reader = bitstream.Reader(io.BytesIO(data), system.name)
             chunks = list(reader)
@@ -112,7 +127,9 @@ class ModelFamily:
             )
 
 
-def model_family(name_or_folder: str, stages: Sequence[int] | None) -> ModelFamily:
+def model_family(
+    name_or_folder: str, stages: Sequence[int] | None, *, search_width: int = 1
+) -> ModelFamily:
     """A model at the given numbers of stages, or at a spread of all that it has.
 
     Raises:
@@ -129,12 +146,13 @@ def model_family(name_or_folder: str, stages: Sequence[int] | None) -> ModelFami
     if not kept or (stages[-1] > quantizer.stages and quantizer.stages not in kept):
         kept.append(quantizer.stages)
     return ModelFamily(
-        name=loaded.model.config.name,
+        name=loaded.model.config.name + (f" search {search_width}" if search_width > 1 else ""),
         folder=loaded.folder.resolve(),
         fingerprint=fingerprint,
         stages=tuple(kept),
         codebook_size=quantizer.codebook_size,
         sample_rate=loaded.model.config.sample_rate,
+        search_width=search_width,
     )
 
 
