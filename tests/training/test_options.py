@@ -249,8 +249,10 @@ CASES: dict[str, Case] = {
     "model.latent_dim": Case("8", network),
     "model.linear_path": Case("pca", network, (*SAMPLES[1:], "model.latent_dim=8")),
     "model.path_weighting": Case("0.2", network),
-    "model.path_level": Case("0.5", network),
     "model.path_power": Case("0.5", network),
+    "model.envelope_bands": Case("4", network),
+    "model.envelope_weight": Case("2", network, ("model.envelope_bands=4",)),
+    "model.envelope_flattening": Case("1", network, ("model.envelope_bands=4",)),
     "model.encoder.input": Case(["samples", "model.encoder.stem_stride=320"], network),
     "model.encoder.stem_stride": Case(
         ["2", "model.encoder.ratios=[4]", "model.encoder.channels=[4,8]",
