@@ -18,7 +18,7 @@ SEANET = NetworkConfig(
 def test_json_round_trip_keeps_every_field():
     for config in (
         CodecConfig(),
-        CodecConfig(encoder=SEANET, decoder=NetworkConfig(), linear_path=LinearPath.PCA),
+        CodecConfig(encoder=SEANET, decoder=SEANET, linear_path=LinearPath.PCA),
     ):
         assert CodecConfig.from_json(config.to_json()) == config
 
@@ -36,6 +36,10 @@ def test_json_round_trip_keeps_every_field():
         ({"encoder": {"channels": 8}}, "expected a list"),
         ({"latent_dim": 321}, "only 320 components"),
         ({"name": "../x"}, "letters, digits"),
+        ({"linear_path": "pca"}, "pca needs networks with input: samples"),
+        ({"envelope_bands": 128}, "give 0 up to below latent_dim, 128"),
+        ({"envelope_bands": 4, "channels": 2}, "needs networks with input: spectrum.* 1 channel"),
+        ({"envelope_bands": 4, "envelope_weight": 0.0}, "envelope_weight is 0.0; give over 0"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_was_expected(change, message):

@@ -184,6 +184,10 @@ class CodecConfig:
         )
         _require(0.2 <= self.path_power <= 1.0, f"path_power is {self.path_power}; give 0.2 to 1")
         self._check_envelope()
+        _require(
+            self.linear_path is not LinearPath.PCA or not self._spectral,
+            "linear_path: pca needs networks with input: samples; take mdct, or none",
+        )
         for side, network in (("encoder", self.encoder), ("decoder", self.decoder_network)):
             if network.input is NetworkInput.SAMPLES:
                 _require(
@@ -234,12 +238,14 @@ class CodecConfig:
         return self.encoder if self.decoder is None else self.decoder
 
     @property
+    def _spectral(self) -> bool:
+        """Whether any network works on MDCT coefficients."""
+        return NetworkInput.SPECTRUM in (self.encoder.input, self.decoder_network.input)
+
+    @property
     def lapped(self) -> bool:
         """Whether an MDCT is used, whose frames overlap by one hop."""
-        return self.linear_path is LinearPath.MDCT or NetworkInput.SPECTRUM in (
-            self.encoder.input,
-            self.decoder_network.input,
-        )
+        return self.linear_path is LinearPath.MDCT or self._spectral
 
     @property
     def delay(self) -> int:
