@@ -17,21 +17,15 @@ from bittern.codec import Codec
 from bittern.errors import AudioError, ConfigError
 from bittern.evaluation import coders, coding
 from bittern.training.entropy_fit import encode_folder
+from bittern.training.settings import key_values
 
 SPEED_KBPS, SPEED_SECONDS = 8, 20
 DESIGN_KBPS, CHUNK_FRAMES = 4, 304
 
 
 def main(arguments: list[str]) -> None:
-    settings = {"fit.root": "", "minutes": "inf", "rates": "2,4,8,16", "clips": "8"}
-    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    for key in ("checkpoint", "data.root"):
-        if not given.get(key):
-            raise ConfigError(f"{key} is missing; give {key}=FOLDER")
-    for key in given:
-        if key not in (*settings, "checkpoint", "data.root"):
-            raise ConfigError(f"no setting is called {key}; see the top of this script")
-    settings |= given
+    defaults = {"fit.root": "", "minutes": "inf", "rates": "2,4,8,16", "clips": "8"}
+    settings = key_values(arguments, ("checkpoint", "data.root"), defaults)
     torch.set_num_threads(1)
     codec = bittern.load(settings["checkpoint"], device="cpu")
     if codec.entropy is None:

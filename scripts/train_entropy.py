@@ -12,21 +12,14 @@ import torch
 import bittern
 from bittern.checkpoint import write_atomically
 from bittern.entropy import ENTROPY_FILE
-from bittern.errors import ConfigError
 from bittern.shipped import find
 from bittern.training.entropy_fit import FitSettings, encode_folder, fit
+from bittern.training.settings import key_values
 
 
 def main(arguments: list[str]) -> None:
-    settings = {"minutes": "inf", "steps": "800", "seed": "0"}
-    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    for key in ("checkpoint", "data.root"):
-        if not given.get(key):
-            raise ConfigError(f"{key} is missing; give {key}=FOLDER")
-    for key in given:
-        if key not in (*settings, "checkpoint", "data.root"):
-            raise ConfigError(f"no setting is called {key}; see the top of this script")
-    settings |= given
+    defaults = {"minutes": "inf", "steps": "800", "seed": "0"}
+    settings = key_values(arguments, ("checkpoint", "data.root"), defaults)
     torch.set_num_threads(1)
     codec = bittern.load(settings["checkpoint"])
     folder = find(settings["checkpoint"])

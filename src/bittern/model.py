@@ -34,7 +34,8 @@ class CodecModel(nn.Module):
     networks, too, work on evened coefficients.
     """
 
-    spread: Tensor
+    spread: Tensor  # [M], typical size of each coefficient, set by `fit_transform`
+    _chosen: Tensor  # [D - bands], what the linear path takes: the lowest of each channel
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -63,9 +64,11 @@ class CodecModel(nn.Module):
         )
         self.quantizer = ResidualQuantizer(config.quantizer, dim)
         if self.transform is not None:
-            # typical size of each coefficient, set by `fit_transform`
             components = width if config.lapped else dim
+            each = torch.arange(components).view(channels, -1)
+            chosen = each[:, : config.path_components // channels].reshape(-1)
             self.register_buffer("spread", torch.ones(components))
+            self.register_buffer("_chosen", chosen, persistent=False)
         if config.linear_path is not LinearPath.NONE:
             damp_last_layer(self.encoder, _START_GAIN)
             damp_last_layer(self.decoder, _START_GAIN)
@@ -109,8 +112,7 @@ class CodecModel(nn.Module):
         if self.config.linear_path is LinearPath.NONE:
             return latent
         assert frames is not None
-        chosen = self._chosen()
-        path = frames[:, chosen] * self._scale()[chosen, None]
+        path = (frames * self._scale()[:, None])[:, self._chosen]
         return latent.float() + _power(path, self.config.path_power)
 
     def _evened_latent(
@@ -120,7 +122,7 @@ class CodecModel(nn.Module):
         levels = envelope.measure(frames)
         frames = envelope.flatten(frames, levels)
         latent = self.encoder(torch.cat([levels, frames], dim=1), state)
-        path = _power(frames[:, self._chosen()], self.config.path_power)
+        path = _power(frames[:, self._chosen], self.config.path_power)
         return latent.float() + torch.cat([levels * self.config.envelope_weight, path], dim=1)
 
     def synthesise(self, latent: Latent, state: StreamState | None = None) -> Waveform:
@@ -132,7 +134,7 @@ class CodecModel(nn.Module):
         if self.config.linear_path is not LinearPath.NONE:
             levels, path = latent.float().tensor_split([self.config.envelope_bands], dim=1)
             frames = latent.new_zeros(latent.shape[0], len(self.spread), latent.shape[-1]).float()
-            frames[:, self._chosen()] = _power(path, 1 / self.config.path_power)
+            frames[:, self._chosen] = _power(path, 1 / self.config.path_power)
             if self.envelope is not None:
                 levels = levels / self.config.envelope_weight
                 frames = self.envelope.restore(out + frames, levels)
@@ -162,16 +164,10 @@ class CodecModel(nn.Module):
         lapping = 0 if self.transform is None else self.transform.synthesis.context
         return math.ceil(field) + lapping
 
-    def _chosen(self) -> Tensor:
-        """Which coefficients the linear path takes: the lowest of each channel."""
-        channels = self.config.channels
-        each = torch.arange(len(self.spread), device=self.spread.device).view(channels, -1)
-        return each[:, : self.config.path_components // channels].reshape(-1)
-
     def _scale(self) -> Tensor:
         """What coefficients are multiplied by: those of the path get a mean square of 1."""
         weight = self.spread**-self.config.path_weighting
-        return weight / (self.spread * weight)[self._chosen()].square().mean().sqrt()
+        return weight / (self.spread * weight)[self._chosen].square().mean().sqrt()
 
     def pad(self, wav: Waveform) -> Waveform:
         """Add zeros up to whole frames, with room for the delay: [B, C, T] -> [B, C, F * hop]."""

@@ -17,7 +17,8 @@ _LOG_RANGE = (-9.0, 6.0)  # of a decoded level: keeps any codes from overflowing
 class SpectralEnvelope(nn.Module):
     """Log levels of bands that are equally wide in mel, over `coefficients` up to half the rate."""
 
-    _band: Tensor
+    _band: Tensor  # [M], which band a coefficient lies in
+    _sizes: Tensor  # [bands, 1], coefficients in each
 
     def __init__(
         self, coefficients: int, bands: int, sample_rate: int, *, flattening: float
@@ -29,14 +30,16 @@ class SpectralEnvelope(nn.Module):
         nyquist = sample_rate / 2
         frequency = (torch.arange(coefficients) + 0.5) * nyquist / coefficients
         place = (1 + frequency / 700).log() / math.log(1 + nyquist / 700) * bands
-        self.register_buffer("_band", place.long().clamp(max=bands - 1), persistent=False)
+        band = place.long().clamp(max=bands - 1)
+        sizes = torch.bincount(band, minlength=bands)[:, None]
+        self.register_buffer("_band", band, persistent=False)
+        self.register_buffer("_sizes", sizes, persistent=False)
 
     def measure(self, frames: Tensor) -> Tensor:
         """Natural logarithms of the root mean squares in the bands: [B, M, F] -> [B, bands, F]."""
         power = frames.new_zeros(frames.shape[0], self.bands, frames.shape[2])
         power = power.index_add(1, self._band, frames.square())
-        sizes = torch.bincount(self._band, minlength=self.bands)[:, None]
-        return 0.5 * (power / sizes + _FLOOR**2).log()
+        return 0.5 * (power / self._sizes + _FLOOR**2).log()
 
     def flatten(self, frames: Tensor, levels: Tensor) -> Tensor:
         """Divide the levels out: [B, M, F], [B, bands, F] -> [B, M, F]."""

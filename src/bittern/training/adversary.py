@@ -89,7 +89,8 @@ class Adversary:
         if self.crop is None or self.crop >= wav.shape[-1]:
             return wav, output
         start = int(torch.randint(wav.shape[-1] - self.crop + 1, (), generator=generator))
-        return tuple(x[..., start : start + self.crop] for x in (wav, output))  # type: ignore[return-value]
+        heard = slice(start, start + self.crop)
+        return wav[..., heard], output[..., heard]
 
     def losses(self, wav: Waveform, output: Waveform) -> dict[str, Tensor]:
         """What the codec is asked for: `adversarial`, to pass as original, and `features`, to match.

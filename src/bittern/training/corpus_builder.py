@@ -301,10 +301,11 @@ def summary(built: Built) -> str:
 
 def totals(entries: list[Entry]) -> str:
     """One line: hours, files, voices, languages, hours by language."""
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for entry in entries:
-        seconds[entry.recording.language or "not told"] += entry.seconds  # type: ignore[arg-type]
-    each = ", ".join(f"{name} {value / 60:.0f} min" for name, value in seconds.most_common())
+        seconds[entry.recording.language or "not told"] += entry.seconds
+    longest_first = sorted(seconds.items(), key=lambda item: -item[1])
+    each = ", ".join(f"{name} {value / 60:.0f} min" for name, value in longest_first)
     return (
         f"{sum(seconds.values()) / 3600:.2f} h in {len(entries)} files, {_voices(entries)} voices, "
         f"{len(seconds)} languages ({each})"

@@ -37,7 +37,7 @@ class PackedRange(io.RawIOBase):
 
     def __init__(self, path: Path, offset: int, size: int) -> None:
         super().__init__()
-        self._file: BinaryIO = path.open("rb", buffering=0)
+        self._file = io.FileIO(path)
         self._offset, self._size, self._place = offset, size, 0
 
     def readable(self) -> bool:
@@ -57,7 +57,7 @@ class PackedRange(io.RawIOBase):
     def readinto(self, buffer) -> int:  # type: ignore[override]  # the base's buffer type is private
         view = memoryview(buffer)[: max(self._size - self._place, 0)]
         self._file.seek(self._offset + self._place)
-        count = self._file.readinto(view) if len(view) else 0  # type: ignore[attr-defined]
+        count = self._file.readinto(view) if len(view) else 0
         self._place += count
         return count
 
