@@ -18,7 +18,7 @@ from bittern.loss import BurstLoss
 from bittern.model import CodecModel
 from bittern.packing import Coder
 from bittern.recovery import Gap, Salvage
-from bittern.shapes import Waveform
+from bittern.shapes import Codes, Waveform
 from bittern.stream import StreamingDecoder
 from bittern.wav import Block
 
@@ -68,7 +68,7 @@ def with_losses(
         lost = loss.draw(chunk.frames)
         borders = np.flatnonzero(np.diff(lost, prepend=~lost[:1], append=~lost[-1:]))
         for begin, end in itertools.pairwise(borders.tolist()):
-            for portion in codes[..., begin:end].split(_DECODE_FRAMES, dim=-1):
+            for portion in _portions(codes[..., begin:end]):
                 if lost[begin]:
                     wav = decoder.conceal(portion.shape[-1], silent=silent)
                 else:
@@ -158,8 +158,13 @@ def _pushed(
     coder: Coder | None,
 ) -> Iterator[Waveform]:
     codes = torch.from_numpy(bitstream.unpack(chunk, header, stages, coder))
-    for portion in codes.split(max(_DECODE_FRAMES // header.streams, 1), dim=-1):
+    for portion in _portions(codes):
         yield decoder.push(portion)
+
+
+def _portions(codes: Codes) -> tuple[Codes, ...]:
+    """Codes [streams, k, F] in pieces that bound the memory."""
+    return codes.split(max(_DECODE_FRAMES // len(codes), 1), dim=-1)
 
 
 def _to_block(wav: Waveform) -> Block:
