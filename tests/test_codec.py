@@ -337,5 +337,5 @@ def test_a_wider_search_comes_nearer_to_the_latent(codec):
         errors.append(float((codec.model.quantizer.decode(codes) - latent).square().mean()))
         assert codec.decode(codes, length=8000).shape == wav.shape
     assert errors[1] < errors[0]
-    with pytest.raises(ValueError, match="give 1 or more"):
+    with pytest.raises(ValueError, match="give 1 to 512"):
         codec.encode(wav, search_width=0)

@@ -65,7 +65,8 @@ def test_frames_are_searched_each_for_itself(quantizer):
 
 
 def test_an_impossible_width_or_number_of_stages_is_refused(quantizer):
-    with pytest.raises(ValueError, match="give 1 or more"):
-        search_codes(quantizer, latents(), 2, width=0)
+    for width in (0, 513):
+        with pytest.raises(ValueError, match="give 1 to 512"):
+            search_codes(quantizer, latents(), 2, width=width)
     with pytest.raises(ValueError, match="has 1 to 3"):
         search_codes(quantizer, latents(), 4, width=2)

@@ -15,6 +15,8 @@ from typing import Any
 
 from bittern.errors import ConfigError
 
+WIDEST_SEARCH = 512  # candidates of the encoder's search, see `search.py`
+
 
 class LinearPath(StrEnum):
     """The fixed linear analysis and synthesis beside the networks."""

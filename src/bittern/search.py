@@ -12,10 +12,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from bittern.config import WIDEST_SEARCH
 from bittern.quantizer import ResidualQuantizer
 from bittern.shapes import Codes, Latent
 
-_ROWS = 1024  # frames searched at once, which bounds the memory
+_CANDIDATES = 4096  # at once, of all frames together, which bounds the memory
 
 
 @torch.no_grad()
@@ -26,20 +27,23 @@ def search_codes(quantizer: ResidualQuantizer, latent: Latent, stages: int, *, w
         quantizer: whose codebooks are searched.
         latent: [B, D, F].
         stages: 1 to K.
-        width: 1 or more; 1 is the plain search. Time grows about in proportion.
+        width: 1 to 512; 1 is the plain search. Time grows about in proportion.
 
     Returns:
         [B, stages, F].
     """
-    if width < 1:
-        raise ValueError(f"width is {width}; give 1 or more")
+    if not 1 <= width <= WIDEST_SEARCH:
+        raise ValueError(f"search width is {width}; give 1 to {WIDEST_SEARCH}")
     if not 1 <= stages <= quantizer.stages:
         raise ValueError(f"got {stages} stages; this quantizer has 1 to {quantizer.stages}")
     if width == 1 or latent.shape[-1] == 0:
         return quantizer.encode(latent, stages)
     vectors = rearrange(latent.float(), "b d f -> (b f) d")
     with torch.autocast(latent.device.type, enabled=False):
-        parts = [_searched(quantizer, part, stages, width) for part in vectors.split(_ROWS)]
+        parts = [
+            _searched(quantizer, part, stages, width)
+            for part in vectors.split(max(_CANDIDATES // width, 1))
+        ]
     return rearrange(torch.cat(parts), "(b f) k -> b k f", b=latent.shape[0])
 
 

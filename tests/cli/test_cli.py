@@ -619,3 +619,12 @@ def test_scripts_do_the_same(here, tiny_checkpoint, monkeypatch, capsys):
             SystemExit, match=r"^none: cannot be read \(No such file or directory\)$"
         ):
             run_script(*argv)
+
+
+def test_a_search_too_wide_for_memory_is_refused(here, run, model):
+    write_wav(here / "a.wav", 1_000)
+    code, _, told = run("compress", "a.wav", "--search-width", "513", *model)
+    assert code == USAGE
+    assert "'513' is wider than 512" in told
+    assert not (here / "a.btn").exists()
+    assert run("compress", "a.wav", "--search-width", "512", *model)[0] == 0

@@ -18,6 +18,7 @@ from bittern.cli.options import (
     add_rate,
     positive_float,
     positive_int,
+    search_width,
     seconds,
     share_threads,
 )
@@ -50,7 +51,7 @@ def add_compress(commands: Commands) -> None:
     )
     command.add_argument(
         "--search-width",
-        type=positive_int,
+        type=search_width,
         default=1,
         metavar="N",
         help="candidates kept from stage to stage: 4 sounds better at the same bitrate and encodes "

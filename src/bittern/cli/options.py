@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from bittern.config import WIDEST_SEARCH
 from bittern.errors import CodecError
 
 _USAGE_ERROR = 1
@@ -102,6 +103,13 @@ def positive_int(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return value
+
+
+def search_width(text: str) -> int:
+    value = positive_int(text)
+    if value > WIDEST_SEARCH:
+        raise argparse.ArgumentTypeError(f"{text!r} is wider than {WIDEST_SEARCH}")
     return value
 
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 import bittern
 from bittern import bitstream, checkpoint, editing
+from bittern.config import WIDEST_SEARCH
+from bittern.errors import ConfigError
 from bittern.evaluation.clips import Clip
 
 
@@ -134,7 +136,10 @@ def model_family(
 
     Raises:
         ModelError: it cannot be loaded.
+        ConfigError: the search is too wide.
     """
+    if search_width > WIDEST_SEARCH:
+        raise ConfigError(f"--search-width is {search_width}; give 1 to {WIDEST_SEARCH}")
     loaded = checkpoint.load(name_or_folder)
     quantizer = loaded.model.config.quantizer
     fingerprint = loaded.fingerprint.hex()
