@@ -64,20 +64,44 @@ def test_forced_dead_entries_are_alive_after_two_steps_and_stay_so():
     assert used > 0.97 * 512
 
 
-def test_revival_resets_codeword_sum_and_count_together():
+def test_revival_splits_an_entry_with_its_count_and_sum():
     quantizer = quantizer_with(8, dim=4)
-    codebooks = EmaCodebooks(quantizer, revival_threshold=0.5)
-    codebooks.counts[0, 3] = 0.0
-    codebooks.sums[0, 3] = 0.0
-    quantizer.codewords[0, 3] = 50.0
-    latent = normal(2, 4, 20)
+    codebooks = EmaCodebooks(quantizer, decay=0.0, revival_threshold=0.01)
+    quantizer.codewords[0, 3] = 50.0  # nothing is ever near this
+    latent = normal(2, 4, 200)
     given = latent.transpose(1, 2).reshape(-1, 4)
+    codes = quantizer.encode(latent)[:, 0].reshape(-1)
+    used = torch.bincount(codes, minlength=8)
     update = codebooks.update(quantizer(latent), torch.Generator().manual_seed(0))
-    assert update.dead.tolist() == [1]
-    assert update.revived.tolist() == [1]
-    codeword = quantizer.codewords[0, 3]
-    assert bool((given == codeword).all(dim=1).any())  # one of the vectors just seen
-    torch.testing.assert_close(codebooks.sums[0, 3] / codebooks.counts[0, 3], codeword)
+    assert update.dead.tolist() == update.revived.tolist() == [1]
+    torch.testing.assert_close(
+        codebooks.sums[0] / codebooks.counts[0][:, None], quantizer.codewords[0]
+    )
+    halved = torch.nonzero(codebooks.counts[0] == used / 2).flatten().tolist()
+    assert len(halved) == 1
+    parent = halved[0]
+    mean = given[codes == parent].mean(dim=0)
+    torch.testing.assert_close(quantizer.codewords[0, parent], mean)
+    step = quantizer.codewords[0, 3] - mean  # a tenth of the way to one of the parent's vectors
+    ways = (mean + 10 * step - given[codes == parent]).norm(dim=1)
+    assert float(ways.min()) < 1e-4
+
+
+def test_revived_entries_win_a_share_of_vectors_in_many_dimensions():
+    """An entry in the place of a vector is never again the nearest: means lie nearer to all others."""
+    entries, dim = 64, 140
+    quantizer = quantizer_with(entries, dim=dim)
+    codebooks = EmaCodebooks(quantizer)
+    codebooks.initialise(normal(4096, dim), generator=torch.Generator().manual_seed(0))
+    quantizer.codewords[0, 32:] = 1e3
+    codebooks.counts[0, 32:] = 0
+    codebooks.sums[0, 32:] = 0
+    for step in range(60):
+        latent = normal(8, dim, 64, seed=100 + step)
+        codebooks.update(quantizer(latent), torch.Generator().manual_seed(step))
+    chosen = torch.bincount(quantizer.encode(normal(1, dim, 4096)).flatten(), minlength=entries)
+    assert int((chosen[32:] > 0.1 * 4096 / entries).sum()) == 32
+    assert int(chosen[32:].sum()) > 0.4 * 4096
 
 
 @pytest.mark.parametrize("repeat", [1, 8])

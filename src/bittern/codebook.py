@@ -4,8 +4,10 @@ Kept apart from `quantizer.py` because a trained codec needs none of it. All sta
 the ranks of a distributed run, and whatever is drawn is the same on each, so that codebooks stay equal.
 
 Source: EMA codebooks, VQ-VAE (arXiv:1711.00937, appendix A.1); revival, SoundStream
-(arXiv:2107.03312, section III-C) with two differences: the threshold is relative to the mean count,
-hence independent of the batch size, and a revived entry resets its moving averages with its codeword.
+(arXiv:2107.03312, section III-C) with three differences: the threshold is relative to the mean count,
+hence independent of the batch size; a revived entry resets its moving averages with its codeword; and
+it splits what a living entry codes (as in Linde, Buzo and Gray, IEEE Trans. Communications 1980)
+instead of taking the place of a vector.
 """
 
 from typing import NamedTuple
@@ -15,6 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bittern.quantizer import Quantized, ResidualQuantizer, nearest
+
+_STEP = 0.1  # from a centre towards one of its vectors, where an entry is put beside it
+_GRACE = 0.5  # of the mean count, which a revived entry begins with at least: time to be found
 
 
 class CodebookUpdate(NamedTuple):
@@ -114,9 +119,9 @@ class EmaCodebooks(nn.Module):
     def _revive(
         self, inputs: tuple[Tensor, ...], sizes: Tensor, generator: torch.Generator | None
     ) -> CodebookUpdate:
-        """Give dead entries the place of vectors that their stage was given in this batch."""
-        mean = self.counts.mean(dim=1, keepdim=True)  # [K, 1]
-        dead = self.counts < self.revival_threshold * mean  # [K, N]
+        """Move dead entries beside living ones, which then share what they coded."""
+        mean = self.counts.mean(dim=1)  # [K]
+        dead = self.counts < self.revival_threshold * mean[:, None]  # [K, N]
         found = dead.sum(dim=1)
         revived = torch.zeros_like(found)
         for stage in torch.nonzero(found).flatten().tolist():
@@ -124,12 +129,32 @@ class EmaCodebooks(nn.Module):
             places = torch.nonzero(dead[stage]).flatten()
             order = torch.randperm(len(pool), generator=generator)[: len(places)]
             places = places[: len(order)]  # where frames are few, the rest waits for the next step
-            vectors = pool[order.to(pool.device)]
-            self.quantizer.codewords[stage, places] = vectors
-            self.counts[stage, places] = mean[stage]
-            self.sums[stage, places] = vectors * mean[stage]
+            self._split(stage, places, pool[order.to(pool.device)], torch.nonzero(~dead[stage]))
             revived[stage] = len(places)
         return CodebookUpdate(dead=found, revived=revived)
+
+    def _split(self, stage: int, places: Tensor, vectors: Tensor, living: Tensor) -> None:
+        """Give entries at `places` [M] half of what the living ones nearest to `vectors` [M, D] code."""
+        codewords, counts, sums = (
+            part[stage] for part in (self.quantizer.codewords, self.counts, self.sums)
+        )
+        living = living.flatten()
+        parents = living[nearest(vectors, codewords[living])]
+        shares = torch.bincount(parents, minlength=len(counts)) + 1.0
+        counts /= shares
+        sums /= shares[:, None]
+        codewords[places] = beside(codewords[parents], vectors)
+        counts[places] = counts[parents].clamp(min=_GRACE * float(counts.mean()))
+        sums[places] = codewords[places] * counts[places, None]
+
+
+def beside(centres: Tensor, vectors: Tensor) -> Tensor:
+    """Places near `centres` on the way to `vectors` of theirs, each [M, D].
+
+    A vector itself would be a bad place in many dimensions: the means of many lie nearer to all others,
+    so that it would code nothing but itself. A place beside a mean takes about a third of its vectors.
+    """
+    return centres.lerp(vectors, _STEP)
 
 
 def concatenate(parts: list[Quantized]) -> Quantized:
@@ -153,7 +178,7 @@ def kmeans(
     """Lloyd's algorithm: [M, D] -> centres [clusters, D] and the nearest centre's index [M].
 
     Starts from vectors drawn without repetition (with, when there are fewer vectors than clusters);
-    an empty cluster is moved to a random vector.
+    an empty cluster is moved beside the centre of a random vector.
     """
     count = len(vectors)
     if count == 0:
@@ -168,7 +193,8 @@ def kmeans(
         sums = torch.zeros_like(centres).index_add_(0, indices, vectors)
         means = sums / sizes.clamp(min=1)[:, None]
         spare = torch.randint(count, (clusters,), generator=generator).to(vectors.device)
-        centres = torch.where(sizes[:, None] > 0, means, vectors[spare])
+        split = beside(means[indices[spare]], vectors[spare])
+        centres = torch.where(sizes[:, None] > 0, means, split)
     return centres, nearest(vectors, centres)
 
 

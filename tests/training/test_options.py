@@ -300,6 +300,7 @@ CASES: dict[str, Case] = {
     "loss.complex_stft": Case("2", learnt),
     "loss.stft_windows": Case("[128]", learnt),
     "loss.waveform": Case("1", learnt),
+    "loss.disturbance": Case("1", learnt),
     "loss.commitment": Case("1", learnt),
     "loss.adversarial": Case("3", learnt, ADVERSARY),
     "loss.features": Case("9", learnt, ADVERSARY),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bittern.errors import ConfigError
 from bittern.shapes import Waveform
 from bittern.spectral import mel_filterbank, stft
+from bittern.training.loudness import disturbance
 from bittern.training.ranks import mean_over_ranks
 
 _LOG_FLOOR = 1e-4  # of mel magnitudes, full scale is about 0.5: below lies what nobody hears
@@ -28,6 +29,7 @@ class LossConfig:
     complex_stft: float = 1.0
     stft_windows: tuple[int, ...] = (64, 128, 256, 512, 1024)  # samples
     waveform: float = 0.0
+    disturbance: float = 0.0  # what of the difference is heard; see `loudness.py`
     commitment: float = 0.25
     adversarial: float = 1.0  # where there are discriminators: to pass as original
     features: float = 2.0  # and to match the features of their layers
@@ -38,7 +40,15 @@ class LossConfig:
     def __post_init__(self) -> None:
         self.mel_windows = tuple(self.mel_windows)
         self.stft_windows = tuple(self.stft_windows)
-        for name in ("mel", "complex_stft", "waveform", "commitment", "adversarial", "features"):
+        for name in (
+            "mel",
+            "complex_stft",
+            "waveform",
+            "disturbance",
+            "commitment",
+            "adversarial",
+            "features",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"loss.{name} is {getattr(self, name)}; give 0 or more")
         for window in (*self.mel_windows, *self.stft_windows):
@@ -61,7 +71,8 @@ class ReconstructionLoss(nn.Module):
 
         Returns:
             Unweighted terms: `mel`, mean absolute difference of natural logarithms; `complex_stft`
-            and `waveform`, mean absolute differences relative to the batch's mean magnitude.
+            and `waveform`, mean absolute differences relative to the batch's mean magnitude;
+            `disturbance`, points of opinion that audible differences cost.
         """
         output, target = output.float(), target.float()
         mel, complex_stft = [], []
@@ -82,6 +93,8 @@ class ReconstructionLoss(nn.Module):
             terms["complex_stft"] = torch.stack(complex_stft).mean()
         if self.config.waveform:
             terms["waveform"] = _relative(output, target)
+        if self.config.disturbance:
+            terms["disturbance"] = disturbance(output, target, self.sample_rate)
         return terms
 
     def weighted(self, terms: dict[str, Tensor]) -> Tensor:
