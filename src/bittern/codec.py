@@ -144,7 +144,7 @@ class Codec:
             wav.dim() != 3
             or not wav.is_floating_point()
             or wav.shape[1] % self.channels
-            or (not wav.shape[1])
+            or not wav.shape[1]
         ):
             raise ValueError(
                 f"wav is {wav.dtype} {list(wav.shape)}; expected floats [batch, {self.channels} (or "

@@ -128,6 +128,7 @@ def test_fine_tuning_starts_from_a_checkpoint_also_with_fewer_stages(settings, t
         ("optimizer.schedule=linear", "expected one of constant, cosine"),
         ("data.root=???", "data.root is not set"),
         ("model=nothing", "Could not find 'model/nothing'"),
+        ("model.channels=2", "training hears one channel"),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_line(settings, override, message):

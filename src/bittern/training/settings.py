@@ -111,6 +111,11 @@ class TrainConfig:
             "save_every",
         ):
             _check(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more")
+        _check(
+            self.model.channels == 1,
+            f"model.channels is {self.model.channels}; training hears one channel, so give 1 (files of "
+            "more channels are coded as streams, one for each)",
+        )
         parts = self.devices * self.nodes * self.accumulate
         _check(
             self.data.batch_size % parts == 0,
