@@ -7,8 +7,8 @@ import torch
 from bittern import checkpoint
 from bittern.errors import ConfigError
 from bittern.training.losses import LossConfig, ReconstructionLoss
-from bittern.training.schedule import learning_rate
-from bittern.training.settings import OptimizerConfig, Schedule
+from bittern.training.schedule import codebook_decay, learning_rate
+from bittern.training.settings import CodebookConfig, OptimizerConfig, Schedule
 from bittern.training.state import NEWEST, load_state, save_state
 from bittern.training.trainer import Trainer
 
@@ -147,6 +147,13 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine():
     assert rates[10:] == sorted(rates[10:], reverse=True)
     constant = OptimizerConfig(learning_rate=1.0, warmup_steps=0, schedule=Schedule.CONSTANT)
     assert learning_rate(100, 110, constant) == 1.0
+
+
+def test_codewords_follow_more_and_more_slowly():
+    config = CodebookConfig(decay=0.99, final_decay=0.9999)
+    windows = [1 / (1 - codebook_decay(step, 100, config)) for step in (0, 50, 100, 120)]
+    assert windows == pytest.approx([100, 1000, 10_000, 10_000])
+    assert codebook_decay(70, 100, CodebookConfig(decay=0.9)) == 0.9
 
 
 def test_losses_are_zero_for_the_original_and_feel_phase_and_level():

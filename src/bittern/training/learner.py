@@ -22,7 +22,7 @@ from bittern.training.data import Batches
 from bittern.training.errors import DivergedError
 from bittern.training.losses import ReconstructionLoss
 from bittern.training.ranks import mean_over_ranks
-from bittern.training.schedule import build_optimizer, learning_rate, update_average
+from bittern.training.schedule import build_optimizer, codebook_decay, learning_rate, update_average
 from bittern.training.settings import TrainConfig, TrainOnly
 from bittern.training.state import fits, load_inheritance, with_settings
 
@@ -217,6 +217,7 @@ class Learner:
         quantized = [part for part in parts if part is not None]
         if not quantized or self.config.train_only is not None:
             return {}
+        self.codebooks.decay = codebook_decay(self.step, self.config.steps, self.config.codebook)
         update = self.codebooks.update(concatenate(quantized), self._generator("revival"))
         return {"codebook/dead": update.dead, "codebook/revived": update.revived}
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bittern.training.muon import MuonAdamW, kernels_and_rest
-from bittern.training.settings import OptimizerConfig, OptimizerKind, Schedule
+from bittern.training.settings import CodebookConfig, OptimizerConfig, OptimizerKind, Schedule
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -36,6 +36,18 @@ def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
     done = (step - config.warmup_steps) / max(steps - config.warmup_steps, 1)
     share = config.final_share + (1 - config.final_share) * (1 + math.cos(math.pi * done)) / 2
     return config.learning_rate * share
+
+
+def codebook_decay(step: int, steps: int, config: CodebookConfig) -> float:
+    """How slowly codewords follow, from `decay` to `final_decay` along a geometric path of 1 - decay.
+
+    They follow the encoder as long as it moves, and in the end are means of so many frames that
+    chance leaves no mark on them.
+    """
+    if config.final_decay is None:
+        return config.decay
+    done = min(step / steps, 1.0)
+    return 1 - (1 - config.decay) ** (1 - done) * (1 - config.final_decay) ** done
 
 
 @torch.no_grad()
