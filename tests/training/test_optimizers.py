@@ -84,6 +84,27 @@ def test_accumulated_parts_update_codebooks_like_the_whole(settings, tmp_path):
     torch.testing.assert_close(one.learner.codebooks.counts, other.learner.codebooks.counts)
 
 
+def test_accumulated_parts_ask_for_what_the_whole_asks(settings, tmp_path):
+    """The gradient is the same, however unlike in level the parts are."""
+    gradients = []
+    for parts in (1, 2):
+        run = Trainer(
+            settings(
+                f"accumulate={parts}",
+                f"run={tmp_path / str(parts)}",
+                "loss.waveform=1",
+                "precision=32-true",
+                "data.validation_share=0",
+                "codebook.start_step=0",
+            )
+        ).learner
+        wav = run.batches[0]
+        wav[: len(wav) // 2] *= 0.1
+        run.update(wav)
+        gradients.append(torch.cat([p.grad.flatten() for p in run.model.parameters()]))
+    assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-4
+
+
 @pytest.mark.slow  # compiling takes a minute
 def test_a_compiled_run_loses_nothing(settings):
     trainer = Trainer(settings("compile=true", "steps=3"))

@@ -118,11 +118,13 @@ class Learner:
 
         self.optimizer.zero_grad(set_to_none=True)
         parts = wav.chunk(config.accumulate)
+        sizes = self.loss.sizes(wav) if len(parts) > 1 else None
         stages, commitment_weights = self.draw_stages(len(wav))
         learnt = []
         for index, part in enumerate(parts):
             with self.fabric.no_backward_sync(self.autoencoder, enabled=part is not parts[-1]):
-                learnt.append(self._learn_from(part, stages[index], commitment_weights[index]))
+                weights = commitment_weights[index]
+                learnt.append(self._learn_from(part, stages[index], weights, sizes))
         before_clipping = self._gradient_norms()
         norm = self.fabric.clip_gradients(
             self.autoencoder,
@@ -142,12 +144,16 @@ class Learner:
         return logged | {"rate/learning": rate, "guard/skipped": float(self.skipped)}
 
     def _learn_from(
-        self, wav: Waveform, stages: Tensor | None, commitment_weight: Tensor
+        self,
+        wav: Waveform,
+        stages: Tensor | None,
+        commitment_weight: Tensor,
+        sizes: dict[int, Tensor] | None,
     ) -> Learnt:
         """Run one part of a batch forward and back."""
         output, quantized = self.autoencoder(wav, stages)
         heard = output if self.balancer is None else output.detach().requires_grad_()
-        losses = self.loss(heard, wav)
+        losses = self.loss(heard, wav, sizes)
         if self.adversary is not None and self._adversary_speaks():
             crop = self.adversary.judged(wav, heard, self._generator("judged"))
             losses |= self.adversary.losses(*crop)

@@ -66,8 +66,24 @@ class ReconstructionLoss(nn.Module):
         self._mel_windows = config.mel_windows if config.mel else ()
         self._stft_windows = config.stft_windows if config.complex_stft else ()
 
-    def forward(self, output: Waveform, target: Waveform) -> dict[str, Tensor]:
+    def sizes(self, target: Waveform) -> dict[int, Tensor]:
+        """Mean magnitudes of a batch [B, C, T] over all ranks, by window; 0 is the waveform's.
+
+        Errors are relative to these, so that a part of a batch weighs what it does in the whole.
+        """
+        with torch.no_grad():
+            sizes = {w: _size(_parts(stft(target.float(), w))) for w in self._stft_windows}
+            return sizes | {0: _size(target.float())}
+
+    def forward(
+        self, output: Waveform, target: Waveform, sizes: dict[int, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """Compare [B, C, T] with [B, C, T].
+
+        Args:
+            output: what the codec made.
+            target: of what.
+            sizes: `sizes` of the batch that `target` is a part of; by default it is the whole.
 
         Returns:
             Unweighted terms: `mel`, mean absolute difference of natural logarithms; `complex_stft`
@@ -81,7 +97,8 @@ class ReconstructionLoss(nn.Module):
             with torch.no_grad():
                 theirs = stft(target, window)
             if window in self._stft_windows:
-                complex_stft.append(_relative(torch.view_as_real(ours), torch.view_as_real(theirs)))
+                size = _size(_parts(theirs)) if sizes is None else sizes[window]
+                complex_stft.append(_parts(ours - theirs).abs().mean() / size)
             if window in self._mel_windows:
                 mel.append(
                     (self._log_mel(ours, window) - self._log_mel(theirs, window)).abs().mean()
@@ -92,7 +109,8 @@ class ReconstructionLoss(nn.Module):
         if complex_stft:
             terms["complex_stft"] = torch.stack(complex_stft).mean()
         if self.config.waveform:
-            terms["waveform"] = _relative(output, target)
+            size = _size(target) if sizes is None else sizes[0]
+            terms["waveform"] = (output - target).abs().mean() / size
         if self.config.disturbance:
             terms["disturbance"] = disturbance(output, target, self.sample_rate)
         return terms
@@ -110,6 +128,10 @@ class ReconstructionLoss(nn.Module):
         return (bank @ (power + 1e-12).sqrt()).clamp(min=_LOG_FLOOR).log()
 
 
-def _relative(output: Tensor, target: Tensor) -> Tensor:
-    size = mean_over_ranks(target.abs().mean())
-    return (output - target).abs().mean() / size.clamp(min=1e-5)
+def _parts(spectra: Tensor) -> Tensor:
+    """Real and imaginary, [..., 2]."""
+    return torch.view_as_real(spectra)
+
+
+def _size(values: Tensor) -> Tensor:
+    return mean_over_ranks(values.abs().mean()).clamp(min=1e-5)
