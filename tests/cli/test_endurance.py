@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 from synthetic import make_sound
 
 SPEECH = Path(__file__).parents[2] / "examples" / "speech.flac"
@@ -215,8 +216,10 @@ def test_long_files_take_no_more_memory_or_time_for_a_second(capfd):
                 f"{peak[1]:.0f} of files), {first:.0f} early and {last:.0f} MB at the end, "
                 f"{speed:.0f}x real time by processor, a second costs {ratio:.2f} of one in a minute"
             )
-    for _, first, last, _, _, ratio in rows:
+    for _, first, last, peak, _, ratio in rows:
         assert last < 1.05 * first
+        if torch.version.cuda is None:  # a build for GPUs takes more than this by itself
+            assert sum(peak) < 500
         assert ratio < 1.2  # other programs disturb it
 
 
