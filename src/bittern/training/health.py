@@ -11,8 +11,8 @@ _QUIET = 10  # logs for which a warning is not repeated
 COLLAPSED = 0.1  # of the entries, as perplexity
 DEAD = 0.5  # of the entries
 ACCURACY = 0.97  # of the discriminators, half being guesswork
-RISE = 3.0  # of a loss, over its lowest mean
-STEEP = 20.0  # of the gradient's norm, over its lowest mean
+RISE = 3.0  # of a loss, over its lowest mean, or its first value
+STEEP = 20.0  # of the gradient's norm, likewise
 WAITING = 0.1  # of the time
 SILENT = 0.2  # of the items
 
@@ -66,7 +66,9 @@ class Health:
         return mean(recent) if len(recent) == _RECENT else None
 
     def _rise(self, name: str, value: float | None) -> float:
-        """How many times its lowest a value's mean is."""
+        """How many times its lowest a value's mean is; at first the lowest is the first value."""
+        if value is not None:
+            self._lowest.setdefault(name, value)
         now = self._mean(name, value)
         if now is None:
             return 1.0
