@@ -118,7 +118,7 @@ class Learner:
 
         self.optimizer.zero_grad(set_to_none=True)
         parts = wav.chunk(config.accumulate)
-        sizes = self.loss.sizes(wav) if len(parts) > 1 else None
+        sizes = self.loss.sizes(wav) if config.accumulate > 1 else None
         stages, commitment_weights = self.draw_stages(len(wav))
         learnt = []
         for index, part in enumerate(parts):
