@@ -2,6 +2,7 @@ import io
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from test_bitstream import example, header_of, random_codes, read_file, write_fi
 import bittern
 import bittern.cli
 from bittern import shipped
-from bittern.bitstream import Reader, unpack
+from bittern.bitstream import Reader, Writer, unpack
 from bittern.codec import Codec
 from bittern.editing import cat, cut, trim
 from bittern.entropy import ENTROPY_FILE
@@ -144,6 +145,27 @@ def bittern_without_torch(folder: Path, *argv: str) -> tuple[int, str]:
         [sys.executable, "-c", code, *argv], cwd=folder, capture_output=True, text=True, timeout=60
     )
     return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("command", ["decompress", "trim"])
+def test_a_payload_that_makes_no_sense_is_told_with_its_file(
+    command: str, coded: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Its checksum holds: whoever wrote it was at fault."""
+    reader = reader_of((tmp_path / "a.btn").read_bytes())
+    with (tmp_path / "bad.btn").open("wb") as file:
+        writer = Writer(file, reader.header)
+        for chunk in reader:
+            first = b"\xff\x7f" if chunk.index == 1 else chunk.payload[:2]  # 16,383 bytes of a stage
+            writer.copy(replace(chunk, payload=first + chunk.payload[2:]))
+        writer.finish(reader.header.samples, reader.header.source_samples)
+    options = ["--stages", "2"] if command == "trim" else []
+    argv = [command, str(tmp_path / "bad.btn"), str(tmp_path / "out.wav"), *options]
+    assert bittern.cli.main(argv) != 0
+    error = capsys.readouterr().err
+    assert "bad.btn: chunk 2 " in error
+    assert "longer than its payload" in error
+    assert not (tmp_path / "out.wav").exists()
 
 
 def test_range_coded_files_are_trimmed_cut_and_joined(

@@ -45,6 +45,7 @@ class Chunk:
     frames: int
     stages: int
     payload: bytes
+    file: str = "a payload"  # where it is from, for messages
 
 
 def pack(codes: NDArray[np.int64], header: Header, coder: Coder | None = None) -> bytes:
@@ -69,7 +70,9 @@ def unpack(
     try:
         return packing.unpack_ranged(chunk.payload, *shape, coder)
     except ValueError as error:
-        raise FormatError(f"chunk {chunk.index + 1} cannot be decoded ({error})") from None
+        raise FormatError(
+            f"{chunk.file}: chunk {chunk.index + 1} cannot be decoded ({error})"
+        ) from None
 
 
 def prefix(chunk: Chunk, header: Header, stages: int) -> bytes:
@@ -84,7 +87,9 @@ def prefix(chunk: Chunk, header: Header, stages: int) -> bytes:
     try:
         return chunk.payload[: packing.ranged_bytes(chunk.payload, stages, width)]
     except ValueError as error:
-        raise FormatError(f"chunk {chunk.index + 1} makes no sense ({error})") from None
+        raise FormatError(
+            f"{chunk.file}: chunk {chunk.index + 1} makes no sense ({error})"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -287,7 +292,7 @@ class Reader:
         self._check_frames(index, self._frames, frames, start)
         self._index += 1
         self._frames += frames
-        return Chunk(index, frames, stages, payload)
+        return Chunk(index, frames, stages, payload, self.name)
 
     def _check_frames(self, index: int, before: int, frames: int, start: int) -> None:
         full = self.header.chunk_frames

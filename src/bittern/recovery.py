@@ -79,7 +79,8 @@ class Salvage:
                 continue
             self._file.seek(self._places[index])
             head = parse_chunk_head(self._file.read(CHUNK_OVERHEAD_BYTES))
-            yield Chunk(index, head.frames, head.stages, self._file.read(head.length))
+            payload = self._file.read(head.length)
+            yield Chunk(index, head.frames, head.stages, payload, self.name)
             index += 1
 
     def _scan(self) -> None:
