@@ -156,7 +156,9 @@ def test_a_payload_that_makes_no_sense_is_told_with_its_file(
     with (tmp_path / "bad.btn").open("wb") as file:
         writer = Writer(file, reader.header)
         for chunk in reader:
-            first = b"\xff\x7f" if chunk.index == 1 else chunk.payload[:2]  # 16,383 bytes of a stage
+            first = (
+                b"\xff\x7f" if chunk.index == 1 else chunk.payload[:2]
+            )  # 16,383 bytes of a stage
             writer.copy(replace(chunk, payload=first + chunk.payload[2:]))
         writer.finish(reader.header.samples, reader.header.source_samples)
     options = ["--stages", "2"] if command == "trim" else []

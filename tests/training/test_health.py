@@ -45,7 +45,6 @@ def test_dead_codebooks_without_revival_are_named(settings):
         "data.validation_share=0",
         "codebook.revival_threshold=0",
         "codebook.decay=0.7",
-        "codebook.final_decay=null",
         "save_every=100",
     )
     trainer = Trainer(config)

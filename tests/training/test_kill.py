@@ -96,7 +96,6 @@ def make_run(speech_folder, tmp_path):
             "codebook.start_step=2",
             "codebook.kmeans_frames=400",
             "codebook.decay=0.9",
-            "codebook.final_decay=null",
             "optimizer.warmup_steps=2",
             "adversary.start_step=4",
             "adversary.head_start=2",

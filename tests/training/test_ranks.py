@@ -94,7 +94,6 @@ def arguments(speech_folder, tmp_path):
         "codebook.kmeans_frames=400",
         "codebook.revival_threshold=0.2",
         "codebook.decay=0.9",  # so that entries die within these steps
-        "codebook.final_decay=null",
         "optimizer.learning_rate=1e-5",
         "optimizer.warmup_steps=5",
         "precision=32-true",

@@ -150,10 +150,14 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine():
 
 
 def test_codewords_follow_more_and_more_slowly():
-    config = CodebookConfig(decay=0.99, final_decay=0.9999)
-    windows = [1 / (1 - codebook_decay(step, 100, config)) for step in (0, 50, 100, 120)]
+    config = CodebookConfig(decay=0.99, final_window=0.1)
+    steps = 100_000
+    windows = [
+        1 / (1 - codebook_decay(s, steps, config)) for s in (0, steps // 2, steps, 2 * steps)
+    ]
     assert windows == pytest.approx([100, 1000, 10_000, 10_000])
-    assert codebook_decay(70, 100, CodebookConfig(decay=0.9)) == 0.9
+    assert codebook_decay(400, 500, config) == pytest.approx(0.99)  # a short run stays nimble
+    assert codebook_decay(70, 100, CodebookConfig(decay=0.9)) == pytest.approx(0.9)
 
 
 def test_losses_are_zero_for_the_original_and_feel_phase_and_level():

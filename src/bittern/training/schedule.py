@@ -39,15 +39,15 @@ def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
 
 
 def codebook_decay(step: int, steps: int, config: CodebookConfig) -> float:
-    """How slowly codewords follow, from `decay` to `final_decay` along a geometric path of 1 - decay.
+    """How slowly codewords follow: means of ever more steps, along a geometric path.
 
     They follow the encoder as long as it moves, and in the end are means of so many frames that
-    chance leaves no mark on them.
+    chance leaves no mark on them. A run so short that `final_window` of it is less than `decay`
+    looks back on keeps that.
     """
-    if config.final_decay is None:
-        return config.decay
-    done = min(step / steps, 1.0)
-    return 1 - (1 - config.decay) ** (1 - done) * (1 - config.final_decay) ** done
+    first = 1 / (1 - config.decay)  # steps
+    last = max(config.final_window * steps, first)
+    return 1 - 1 / (first * (last / first) ** min(step / steps, 1.0))
 
 
 @torch.no_grad()

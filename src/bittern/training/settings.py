@@ -23,7 +23,7 @@ class CodebookConfig:
     kmeans_frames: int = 16_384  # latent frames that k-means sees
     kmeans_iterations: int = 10
     decay: float = 0.99  # of the moving averages, at the start
-    final_decay: float | None = None  # at the end, where codewords want many frames; None: the same
+    final_window: float = 0.0  # share of all steps that codewords are means over in the end
     revival_threshold: float = 0.1  # share of the mean count below which an entry is dead
     full_share: float = 0.3  # items that use all stages; the others draw 1 to K
 
@@ -31,8 +31,8 @@ class CodebookConfig:
         _check(self.start_step >= 0, f"codebook.start_step is {self.start_step}; give 0 or more")
         _check(0 <= self.decay < 1, f"codebook.decay is {self.decay}; give 0 up to 1")
         _check(
-            self.final_decay is None or 0 <= self.final_decay < 1,
-            f"codebook.final_decay is {self.final_decay}; give 0 up to 1, or null",
+            0 <= self.final_window <= 1,
+            f"codebook.final_window is {self.final_window}; give 0 to 1",
         )
         _check(0 <= self.full_share <= 1, f"codebook.full_share is {self.full_share}; give 0 to 1")
 
