@@ -1,15 +1,19 @@
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import make_model, make_sound
 
+import bittern
 from bittern.config import CodecConfig, LinearPath, NetworkConfig, NetworkInput, QuantizerConfig
 from bittern.stream import StreamingDecoder, StreamingEncoder
 
+EXAMPLE = Path(__file__).parents[1] / "examples/speech.flac"
 SMALL = QuantizerConfig(stages=6, codebook_size=64)
 CONFIGS = {
     "spectrum": CodecConfig(
@@ -191,3 +195,15 @@ def test_memory_does_not_grow_with_the_stream(model):
         held = {**encoder.state, **decoder.state}
         sizes.append(sum(value.numel() for value in held.values()))
     assert len(set(sizes)) == 1
+
+
+def test_concealed_speech_fades_to_silence():
+    """Levels of bands are logarithms: a latent scaled towards 0 would be a loud one."""
+    model = bittern.load("speech-16khz", device="cpu").model
+    wav = torch.from_numpy(soundfile.read(EXAMPLE, dtype="float32")[0])[None, None, 16_000:30_000]
+    decoder = StreamingDecoder(model)
+    heard = decoder.push(model.encode(wav, 12))
+    lost = decoder.conceal(40).reshape(8, -1).square().mean(dim=1)  # five frames each
+    assert float(lost[0]) < 4 * float(heard[..., -1600:].square().mean())
+    assert float(lost[-1]) < 1e-4 * float(lost[0])
+    assert bool((lost[2:] < lost[1:-1]).all())

@@ -145,6 +145,17 @@ class CodecModel(nn.Module):
             return self.transform.synthesise(out if frames is None else out + frames, state)
         return out if frames is None else out + self.transform.synthesise(frames, state)
 
+    def faded(self, latent: Latent, gains: Tensor) -> Latent:
+        """The latents of softer sound: [B, D, F or 1] and gains [F] of amplitude -> [B, D, F].
+
+        Levels are logarithms: to scale them towards 0 would lead to a loud frame, not to silence.
+        """
+        if self.envelope is None:
+            return latent * gains
+        levels, shapes = latent.tensor_split([self.config.envelope_bands], dim=1)
+        levels = levels + self.config.envelope_weight * gains.log()
+        return torch.cat([levels, shapes.expand(-1, -1, len(gains))], dim=1)
+
     @property
     def decoder_field(self) -> int | None:
         """Frames of codes before a frame that its samples depend on; None: all, or those behind too.

@@ -169,7 +169,7 @@ class StreamingDecoder:
     def conceal(self, frames: int, *, silent: bool = False) -> Waveform:
         """Bridge frames that are lost: [B, C, n] as from `push`.
 
-        The decoder runs on, with the last latent fading away; behind the fade there is silence.
+        The decoder runs on, the sound of the last latent fading away; behind the fade there is silence.
 
         Args:
             frames: how many.
@@ -186,7 +186,9 @@ class StreamingDecoder:
             count = min(max(_FADED_FRAMES - lost, 0), frames)
             gains = _FADE ** torch.arange(lost + 1, lost + count + 1, device=device)
             if count:
-                wav[..., : count * hop] = self.model.synthesise(last * gains, self._layers)
+                wav[..., : count * hop] = self.model.synthesise(
+                    self.model.faded(last, gains), self._layers
+                )
             if lost + frames < _FADED_FRAMES:
                 self._layers[_LOST_KEY] = torch.tensor(lost + frames)
             else:
