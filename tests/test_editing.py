@@ -156,10 +156,9 @@ def test_a_payload_that_makes_no_sense_is_told_with_its_file(
     with (tmp_path / "bad.btn").open("wb") as file:
         writer = Writer(file, reader.header)
         for chunk in reader:
-            first = (
-                b"\xff\x7f" if chunk.index == 1 else chunk.payload[:2]
-            )  # 16,383 bytes of a stage
-            writer.copy(replace(chunk, payload=first + chunk.payload[2:]))
+            if chunk.index == 1:  # its first stage claims 16,383 bytes
+                chunk = replace(chunk, payload=b"\xff\x7f" + chunk.payload[2:])
+            writer.copy(chunk)
         writer.finish(reader.header.samples, reader.header.source_samples)
     options = ["--stages", "2"] if command == "trim" else []
     argv = [command, str(tmp_path / "bad.btn"), str(tmp_path / "out.wav"), *options]

@@ -70,10 +70,14 @@ def test_a_second_implementation_gives_the_same_bytes(
     codec: Codec, speech_codes: np.ndarray, folder: Path
 ) -> None:
     assert codec.entropy
-    codes, bits = speech_codes[:, 20:44], codec.config.quantizer.bits_per_code
+    codes, bits = (
+        speech_codes[:16, :150],
+        codec.config.quantizer.bits_per_code,
+    )  # later ones gain less
     reference = reference_entropy.Reference.read((folder / ENTROPY_FILE).read_bytes())
     payload = packing.pack_ranged(codes[None], bits, codec.entropy)
-    assert sum(coded for _, coded in packing.split(payload, len(codes), 30)) > 4  # the rest is raw
+    raw = packing.stage_bytes(1, codes.shape[1], bits)
+    assert sum(coded for _, coded in packing.split(payload, len(codes), raw)) > len(codes) / 2
     assert reference_entropy.encode(reference, codes, bits) == payload
     assert np.array_equal(reference_entropy.decode(reference, payload, *codes.shape, bits), codes)
 

@@ -129,16 +129,16 @@ class EmaCodebooks(nn.Module):
             places = torch.nonzero(dead[stage]).flatten()
             order = torch.randperm(len(pool), generator=generator)[: len(places)]
             places = places[: len(order)]  # where frames are few, the rest waits for the next step
-            self._split(stage, places, pool[order.to(pool.device)], torch.nonzero(~dead[stage]))
+            living = torch.nonzero(~dead[stage]).flatten()
+            self._split(stage, places, living, pool[order.to(pool.device)])
             revived[stage] = len(places)
         return CodebookUpdate(dead=found, revived=revived)
 
-    def _split(self, stage: int, places: Tensor, vectors: Tensor, living: Tensor) -> None:
-        """Give entries at `places` [M] half of what the living ones nearest to `vectors` [M, D] code."""
+    def _split(self, stage: int, places: Tensor, living: Tensor, vectors: Tensor) -> None:
+        """Give entries at `places` [M] a share of what the living ones nearest to `vectors` [M, D] code."""
         codewords, counts, sums = (
             part[stage] for part in (self.quantizer.codewords, self.counts, self.sums)
         )
-        living = living.flatten()
         parents = living[nearest(vectors, codewords[living])]
         shares = torch.bincount(parents, minlength=len(counts)) + 1.0
         counts /= shares

@@ -129,6 +129,8 @@ def test_fine_tuning_starts_from_a_checkpoint_also_with_fewer_stages(settings, t
         ("data.root=???", "data.root is not set"),
         ("model=nothing", "Could not find 'model/nothing'"),
         ("model.channels=2", "training hears one channel"),
+        ("codebook.revival_threshold=2", "codebook.revival_threshold is 2.0; give 0 to 1"),
+        ("codebook.final_window=-1", "codebook.final_window is -1.0; give 0 to 1"),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_line(settings, override, message):

@@ -110,7 +110,7 @@ class Health:
 
     def _losses(self, values: dict[str, float]) -> dict[str, str]:
         found = {}
-        for name in ("loss/mel", "loss/complex_stft", "loss/spectral", "loss/waveform"):
+        for name in ("loss/mel", "loss/complex_stft", "loss/disturbance", "loss/waveform"):
             rise = self._rise(name, values.get(name))
             if rise > RISE:
                 found["diverged"] = (

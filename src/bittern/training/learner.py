@@ -121,10 +121,9 @@ class Learner:
         sizes = self.loss.sizes(wav) if config.accumulate > 1 else None
         stages, commitment_weights = self.draw_stages(len(wav))
         learnt = []
-        for index, part in enumerate(parts):
+        for part, drawn, weight in zip(parts, stages, commitment_weights, strict=True):
             with self.fabric.no_backward_sync(self.autoencoder, enabled=part is not parts[-1]):
-                weights = commitment_weights[index]
-                learnt.append(self._learn_from(part, stages[index], weights, sizes))
+                learnt.append(self._learn_from(part, drawn, weight, sizes))
         before_clipping = self._gradient_norms()
         norm = self.fabric.clip_gradients(
             self.autoencoder,

@@ -1,9 +1,9 @@
 """Audible differences, in the manner of PESQ: what the ear's model makes of an error, as a loss.
 
-Both signals become loudness in sone over time and the Bark scale. Differences that the louder of the two
-masks count nothing, what the codec adds counts more than what it leaves out, and bad moments count more
-than the mean. Log-mel and spectral distances know none of that: to them an error 60 dB below speech
-matters as much as one in its middle, or not at all.
+Both signals become loudness in sone over time and the Bark scale. Differences that are small beside the
+loudness of both count nothing, what the codec adds counts more than what it leaves out, and bad moments
+count more than the mean. Log-mel and spectral distances know none of that: to them an error 60 dB below
+speech matters as much as one in its middle, or not at all.
 
 Sources: ITU-T P.862 (02/2001, section 10) and P.862.2, from which masking, asymmetry and the weights of
 both disturbances are; loudness, Zwicker (Fastl and Zwicker, Psychoacoustics, 2007, section 8.7);
@@ -35,15 +35,16 @@ _SYMMETRIC, _ADDED = 0.1, 0.0309  # points of opinion per unit of disturbance
 def disturbance(output: Waveform, target: Waveform, sample_rate: int) -> Tensor:
     """Points of opinion that the differences of [B, C, T] to [B, C, T] cost, a mean over the items.
 
-    0 where nothing is heard; speech through a codec at 3 kbit/s is at 1 to 2.
+    0 where nothing is heard; speech through `speech-16khz` of 112,000 s was at 0.4 at 3 kbit/s and
+    at 0.16 at 16 kbit/s.
     """
     energy = target.square().mean(dim=-1, keepdim=True).clamp(min=_QUIETEST)
     gain = 10 ** (_SPEECH_LEVEL / 20) / energy.sqrt()
-    ours = _band_powers(output * gain, sample_rate)
+    window = round(_WINDOW_SECONDS * sample_rate / 4) * 4
+    bands, hearing = _ear(window, sample_rate, output.device)
+    ours = _band_powers(output * gain, window, bands)
     with torch.no_grad():
-        theirs = _band_powers(target * gain, sample_rate)
-    _, hearing = _ear(_window(sample_rate), sample_rate)
-    hearing = hearing.to(ours.device)
+        theirs = _band_powers(target * gain, window, bands)
     louder, loud = _loudness(ours, hearing), _loudness(theirs, hearing)
     difference = louder - loud
     heard = (difference.abs() - _MASKED * torch.minimum(louder, loud)).clamp(min=0)
@@ -61,16 +62,10 @@ def _root_mean_square(frames: Tensor) -> Tensor:
     return (frames.square().mean(dim=-1) + 1e-8).sqrt().mean()
 
 
-def _window(sample_rate: int) -> int:
-    return round(_WINDOW_SECONDS * sample_rate / 4) * 4
-
-
-def _band_powers(wav: Waveform, sample_rate: int) -> Tensor:
-    """Power in each band over time, [B, C, T] -> [B, C, bands, F]; their sum is the mean square."""
-    window = _window(sample_rate)
+def _band_powers(wav: Waveform, window: int, bands: Tensor) -> Tensor:
+    """Power by band over time, [B, C, T] -> [B, C, bands, F]; their sum is about the mean square."""
     spectra = torch.view_as_real(stft(wav, window, window // 2))
-    bands, _ = _ear(window, sample_rate)
-    return bands.to(wav.device) @ (spectra.square().sum(dim=-1) / 0.75)
+    return bands @ (spectra.square().sum(dim=-1) / 0.75)  # what a Hann window makes of the square
 
 
 def _loudness(power: Tensor, hearing: Tensor) -> Tensor:
@@ -80,7 +75,7 @@ def _loudness(power: Tensor, hearing: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _ear(window: int, sample_rate: int) -> tuple[Tensor, Tensor]:
+def _ear(window: int, sample_rate: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Which bands [bands, window // 2 + 1] a bin belongs to, and the threshold of hearing [bands, 1]."""
     hertz = torch.linspace(0, sample_rate / 2, window // 2 + 1, dtype=torch.float64)
     bark = 26.81 * hertz / (1960 + hertz) - 0.53
@@ -92,4 +87,5 @@ def _ear(window: int, sample_rate: int) -> tuple[Tensor, Tensor]:
         - 6.5 * torch.exp(-0.6 * (kilohertz - 3.3) ** 2)
         + 1e-3 * kilohertz**4
     )
-    return bands.float(), 10 ** (threshold[:, None] / 10).float()
+    power = 10 ** (threshold[:, None] / 10)
+    return bands.float().to(device), power.float().to(device)

@@ -34,6 +34,10 @@ class CodebookConfig:
             0 <= self.final_window <= 1,
             f"codebook.final_window is {self.final_window}; give 0 to 1",
         )
+        _check(
+            0 <= self.revival_threshold <= 1,
+            f"codebook.revival_threshold is {self.revival_threshold}; give 0 to 1",
+        )
         _check(0 <= self.full_share <= 1, f"codebook.full_share is {self.full_share}; give 0 to 1")
 
 
