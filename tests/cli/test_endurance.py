@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
@@ -187,14 +188,16 @@ def test_long_files_take_no_more_memory_or_time_for_a_second(capfd):
         folder = Path(name)
         options = ["-q", "-f", "--device", "cpu"]
         for work, suffix, other in (("compress", ".wav", ".btn"), ("decompress", ".btn", ".wav")):
-            cost = {}
+            cost: dict[float, float] = {}
             for seconds in (0.02, 60.0, HOURS * 3600):
                 source = folder / f"{seconds}{suffix}"
                 if work == "compress":
                     write_speech(source, seconds)
                 target = folder / f"{seconds}{other}"
                 rate = ["--bitrate", "6"] if work == "compress" else []
-                cost[seconds], memory = watched(command(work, source, target, *rate, *options))
+                argv = command(work, source, target, *rate, *options)
+                runs = [watched(argv) for _ in range(1 if seconds > 60 else 7)]
+                cost[seconds], memory = median(run[0] for run in runs), runs[-1][1]
                 if work == "compress":
                     source.unlink()
                 elif seconds != 0.02:
@@ -220,7 +223,7 @@ def test_long_files_take_no_more_memory_or_time_for_a_second(capfd):
         assert last < 1.05 * first
         if torch.version.cuda is None:  # a build for GPUs takes more than this by itself
             assert sum(peak) < 500
-        assert ratio < 1.2  # other programs disturb it
+        assert ratio < 1.1
 
 
 @pytest.mark.slow

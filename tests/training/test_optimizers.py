@@ -105,6 +105,7 @@ def test_accumulated_parts_ask_for_what_the_whole_asks(settings, tmp_path):
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-4
 
 
+@pytest.mark.filterwarnings("default:The .grad attribute:UserWarning")  # of torch's own tracing
 @pytest.mark.slow  # compiling takes a minute
 def test_a_compiled_run_loses_nothing(settings):
     trainer = Trainer(settings("compile=true", "steps=3"))
