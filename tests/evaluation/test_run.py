@@ -158,6 +158,23 @@ def test_a_damaged_cache_entry_is_done_again(evaluate, tiny_checkpoint, tmp_path
     assert audio.stat().st_size == size
 
 
+def test_a_score_that_failed_is_tried_again(evaluate, tiny_checkpoint, tmp_path):
+    speech, rate = sf.read(ROOT / "examples" / "speech.flac", frames=16_000)
+    sf.write(tmp_path / "clip.wav", speech, rate)
+    arguments = [tmp_path / "clip.wav", "--model", tiny_checkpoint, "--stages", "2"]
+    arguments += ["--no-baselines", "--out", tmp_path / "out", "--jobs", "1", "-q"]
+    arguments += ["--cache", tmp_path / "cache"]
+    assert evaluate(*arguments) == 0
+    (kept,) = (tmp_path / "cache").rglob("result.json")
+    facts = json.loads(kept.read_text())
+    del facts["values"]["visqol"]
+    facts["failures"] = {"visqol": "it had a bad day"}
+    kept.write_text(json.dumps(facts))
+    assert evaluate(*arguments) == 0
+    assert not json.loads((tmp_path / "out" / "report.json").read_text())["failures"]
+    assert not json.loads(kept.read_text())["failures"]
+
+
 def test_a_codec_that_fails_on_clips_is_listed_and_the_run_goes_on(
     evaluate, tiny_checkpoint, tmp_path
 ):

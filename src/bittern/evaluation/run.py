@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bittern.config import SEARCH_WIDTH
 from bittern.errors import AudioError, CodecError, ConfigError
 from bittern.evaluation import baselines, cache, clips, codebooks, page, plots, report, scores
 from bittern.evaluation.baselines import TOOLS
@@ -76,9 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--search-width",
         type=_integers,
-        default=[1],
+        default=[SEARCH_WIDTH],
         metavar="N,N,...",
-        help="evaluate models with these widths of the encoder's search (default: 1)",
+        help=f"evaluate models with these widths of the encoder's search (default: {SEARCH_WIDTH})",
     )
     parser.add_argument(
         "--baseline",
@@ -154,15 +155,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def work(task: Task) -> list[Outcome]:
-    """Code and score one clip with one family; what the cache has is not done again."""
+    """Code and score one clip with one family; what the cache has is not done again.
+
+    A score that failed is no result: it is tried again.
+    """
     store = Cache(task.cache_folder)
-    known = {system: store.get(task.clip, system) for system in task.family.systems}
+    found = {system: store.get(task.clip, system) for system in task.family.systems}
+    known = {system: entry for system, entry in found.items() if entry and not entry.failures}
     outcomes = [
         Outcome(_result(task.clip, system, entry), entry.codes, from_cache=True)
         for system, entry in known.items()
-        if entry is not None
     ]
-    wanted = [system for system, entry in known.items() if entry is None]
+    wanted = [system for system in task.family.systems if system not in known]
     if not wanted:
         return outcomes
     done = set()
@@ -175,13 +179,13 @@ def work(task: Task) -> list[Outcome]:
                 outcomes.append(Outcome(failed, None, from_cache=False))
                 continue
             aligned = scores.align(coded.samples, task.clip.samples, task.clip.sample_rate)
-            found = scores.score(aligned.samples, task.clip.samples, task.clip.sample_rate)
+            scored = scores.score(aligned.samples, task.clip.samples, task.clip.sample_rate)
             entry = Entry(
                 payload_bytes=coded.payload_bytes,
                 file_bytes=coded.file_bytes,
                 delay=aligned.delay,
-                values=found.values,
-                failures=found.failures,
+                values=scored.values,
+                failures=scored.failures,
                 samples=aligned.samples,
                 codes=coded.codes,
             )
