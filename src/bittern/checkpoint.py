@@ -23,6 +23,7 @@ from bittern.entropy import ENTROPY_FILE, EntropyModel
 from bittern.entropy import load as load_entropy
 from bittern.errors import ConfigError, ModelError
 from bittern.model import CodecModel
+from bittern.nn.seanet import deepen
 from bittern.shipped import CONFIG_FILE as CONFIG_FILE
 from bittern.shipped import find as find
 
@@ -70,13 +71,15 @@ def _entropy_model(model: CodecModel, folder: Path) -> EntropyModel | None:
 def load_into(model: CodecModel, name_or_folder: str | Path) -> None:
     """Load weights into a model that goes on training, whose weight norm is kept.
 
-    The model may have fewer or more stages than the checkpoint: what is missing stays as it is.
+    The model may have fewer or more stages than the checkpoint: what is missing stays as it is. It
+    may have more residual units: they begin as the identity, and the model does what it did.
 
     Raises:
         ModelError: as for `load`.
     """
     folder = find(name_or_folder)
     state, _ = _read_weights(folder)
+    state = _deepened(state, model, folder)
     own, given = model.quantizer.codewords, state.get("quantizer.codewords")
     if given is not None and given.shape[1:] == own.shape[1:] and len(given) != len(own):
         merged = own.detach().clone()
@@ -88,6 +91,36 @@ def load_into(model: CodecModel, name_or_folder: str | Path) -> None:
             module.weight = state.pop(key)  # the parametrization splits it into size and direction
     missing = [k for k in model.state_dict() if k not in state and ".parametrizations." not in k]
     _fill(model, state, folder, missing=missing, strict=False)
+
+
+def _deepened(state: dict[str, Tensor], model: CodecModel, folder: Path) -> dict[str, Tensor]:
+    """Weights of a checkpoint under the names that they have in networks of more residual units."""
+    given = read_config(folder)
+    networks = {
+        "encoder": (model.config.encoder, given.encoder),
+        "decoder": (model.config.decoder_network, given.decoder_network),
+    }
+    renamed = dict(state)
+    with torch.device("meta"):  # layers alone are of interest
+        shallow = CodecModel(given)
+    for name, (own, theirs) in networks.items():
+        if own.residual_units == theirs.residual_units:
+            continue
+        try:
+            places = deepen(getattr(model, name), getattr(shallow, name))
+        except ValueError as error:
+            raise ModelError(f"{folder / CONFIG_FILE}: {name}: {error}") from None
+        for key in [key for key in renamed if key.startswith(f"{name}.")]:
+            del renamed[key]
+        for key, value in state.items():
+            part, _, rest = key.partition(".")
+            if part == name:
+                place, _, rest = rest.partition(".")
+                renamed[f"{name}.{places[int(place)]}.{rest}"] = value
+        for key, value in getattr(model, name).state_dict(prefix=f"{name}.").items():
+            if ".parametrizations." not in key:
+                renamed.setdefault(key, value)  # of the new units
+    return renamed
 
 
 def save(model: CodecModel, folder: Path, *, dtype: torch.dtype = torch.float32) -> bytes:
