@@ -1,13 +1,17 @@
 import itertools
+from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 
+from bittern import checkpoint
 from bittern.config import QuantizerConfig
 from bittern.quantizer import ResidualQuantizer
 from bittern.search import search_codes
 
 STAGES, ENTRIES, DIM = 3, 8, 4
+EXAMPLE = Path(__file__).parents[1] / "examples/speech.flac"
 
 
 @pytest.fixture
@@ -57,11 +61,53 @@ def test_a_wider_search_leaves_less(quantizer):
     assert errors[2] < 0.97 * errors[0]
 
 
-def test_frames_are_searched_each_for_itself(quantizer):
+def reference(quantizer, vector, width):
+    """The M-algorithm as its paper has it, over sorted lists in double precision."""
+    kept = [(vector.double().square().sum().item(), (), vector.double())]
+    for book in quantizer.codewords.double():
+        grown = [
+            ((rest - word).square().sum().item(), (*codes, code), rest - word)
+            for _, codes, rest in kept
+            for code, word in enumerate(book)
+        ]
+        kept = sorted(grown, key=lambda candidate: candidate[:2])[:width]
+    return kept[0][1]
+
+
+@pytest.mark.parametrize("width", [2, 3, 5])
+@pytest.mark.parametrize("entries", [8, 64])
+def test_what_is_kept_is_what_the_paper_keeps(width, entries):
+    generator = torch.Generator().manual_seed(entries)
+    quantizer = ResidualQuantizer(QuantizerConfig(stages=STAGES, codebook_size=entries), DIM)
+    quantizer.codewords.copy_(torch.randn(STAGES, entries, DIM, generator=generator))
+    latent = latents(frames=12)[:1]
+    expected = [reference(quantizer, vector, width) for vector in latent[0].T]
+    together = search_codes(quantizer, latent, STAGES, width=width)[0].T
+    assert together.tolist() == [list(codes) for codes in expected]
+
+
+@pytest.mark.parametrize("books", ["random", "all alike", "two of each"])
+def test_frames_are_searched_each_for_itself(quantizer, books):
+    """Also where candidates are equally near, which no rounding may decide."""
+    if books == "all alike":
+        quantizer.codewords.zero_()
+    elif books == "two of each":
+        quantizer.codewords[:, 4:] = quantizer.codewords[:, :4].clone()
     latent = latents()
     whole = search_codes(quantizer, latent, STAGES, width=4)
     pieces = [search_codes(quantizer, latent[..., f : f + 1], STAGES, width=4) for f in range(40)]
     assert torch.equal(torch.cat(pieces, dim=-1), whole)
+
+
+def test_speech_is_searched_alike_in_whole_and_in_pieces():
+    """Real codebooks and 32 stages, where near ties come up in one frame of fifty."""
+    model = checkpoint.load("speech-16khz").model
+    wav, _ = soundfile.read(EXAMPLE, frames=64_000, dtype="float32")
+    latent = model.latent(model.pad(torch.from_numpy(wav)[None, None]))
+    whole = search_codes(model.quantizer, latent, 32, width=4)
+    for size in (1, 7, 50):
+        pieces = [search_codes(model.quantizer, p, 32, width=4) for p in latent.split(size, 2)]
+        assert torch.equal(torch.cat(pieces, dim=-1), whole)
 
 
 def test_an_impossible_width_or_number_of_stages_is_refused(quantizer):

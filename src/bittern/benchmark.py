@@ -1,5 +1,6 @@
 """How fast a codec is on this machine, and how much it delays: what `bittern bench` prints."""
 
+import functools
 import io
 import resource
 import statistics
@@ -14,6 +15,7 @@ import torch
 from bittern import editing
 from bittern.bitstream import Reader
 from bittern.codec import Codec
+from bittern.config import SEARCH_WIDTH
 from bittern.shapes import Waveform
 from bittern.stream import StreamingDecoder, StreamingEncoder
 
@@ -38,6 +40,7 @@ class Benchmark:
     model: str
     device: str
     stages: int
+    search_width: int
     kbps: float
     frame_ms: float  # audio that has to be there before a frame can be coded
     lookahead_ms: float  # audio behind a frame, which the last of its samples wait for
@@ -52,13 +55,20 @@ class Benchmark:
         return self.frame_ms + self.lookahead_ms
 
 
-def run(codec: Codec, *, seconds: float = 10.0, stages: int | None = None) -> Benchmark:
+def run(
+    codec: Codec,
+    *,
+    seconds: float = 10.0,
+    stages: int | None = None,
+    search_width: int = SEARCH_WIDTH,
+) -> Benchmark:
     """Measure encoding and decoding, whole, in batches and in pushes of one frame.
 
     Args:
         codec: on the device that is of interest.
         seconds: of audio to a round.
         stages: to code; all by default.
+        search_width: of the encoder.
     """
     stages = codec.stages if stages is None else stages
     before = _peak_mb()
@@ -67,13 +77,14 @@ def run(codec: Codec, *, seconds: float = 10.0, stages: int | None = None) -> Be
     try:
         for count in sorted({1, threads}):
             torch.set_num_threads(count)
-            speeds += _speeds(codec, _sound(codec, seconds), stages, count)
+            speeds += _speeds(codec, _sound(codec, seconds), stages, search_width, count)
     finally:
         torch.set_num_threads(threads)
     return Benchmark(
         model=codec.config.name,
         device=str(codec.device),
         stages=stages,
+        search_width=search_width,
         kbps=codec.bitrate_kbps(stages),
         frame_ms=1000 / codec.frame_rate,
         lookahead_ms=1000 * codec.config.delay / codec.sample_rate,
@@ -92,20 +103,23 @@ def _sound(codec: Codec, seconds: float) -> Waveform:
     return torch.from_numpy(noise * swell).float().to(codec.device)
 
 
-def _speeds(codec: Codec, wav: Waveform, stages: int, threads: int) -> list[Speed]:
-    codes = codec.encode(wav, stages=stages)
+def _speeds(
+    codec: Codec, wav: Waveform, stages: int, search_width: int, threads: int
+) -> list[Speed]:
+    encode = functools.partial(codec.encode, stages=stages, search_width=search_width)
+    codes = encode(wav)
     batch, batch_codes = wav.expand(8, -1, -1), codes.expand(8, -1, -1)
     seconds = wav.shape[-1] / codec.sample_rate
     tasks: list[tuple[str, str, float, Callable[[], object]]] = [
-        ("encode", "offline", seconds, lambda: codec.encode(wav, stages=stages)),
+        ("encode", "offline", seconds, lambda: encode(wav)),
         ("decode", "offline", seconds, lambda: codec.decode(codes)),
-        ("encode", "batch of 8", 8 * seconds, lambda: codec.encode(batch, stages=stages)),
+        ("encode", "batch of 8", 8 * seconds, lambda: encode(batch)),
         ("decode", "batch of 8", 8 * seconds, lambda: codec.decode(batch_codes)),
     ]
     if codec.config.streamable:
         way = f"{1000 / codec.frame_rate:g} ms pushes"
         tasks += [
-            ("encode", way, seconds, lambda: _push_samples(codec, wav, stages)),
+            ("encode", way, seconds, lambda: _push_samples(codec, wav, stages, search_width)),
             ("decode", way, seconds, lambda: _push_codes(codec, codes)),
         ]
     return [
@@ -124,8 +138,8 @@ def _trim_speed(codec: Codec, seconds: float, stages: int) -> float:
     return _clock(trim, seconds, torch.device("cpu"))["real_time"]
 
 
-def _push_samples(codec: Codec, wav: Waveform, stages: int) -> None:
-    encoder = StreamingEncoder(codec.model, stages=stages)
+def _push_samples(codec: Codec, wav: Waveform, stages: int, search_width: int) -> None:
+    encoder = StreamingEncoder(codec.model, stages=stages, search_width=search_width)
     for part in wav.split(codec.hop_length, dim=-1):
         encoder.push(part)
 

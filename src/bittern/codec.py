@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bittern import audio, bitstream, checkpoint, transcode
 from bittern.audio import AudioStream
-from bittern.config import CodecConfig
+from bittern.config import SEARCH_WIDTH, CodecConfig
 from bittern.entropy import ENTROPY_FILE, EntropyModel
 from bittern.errors import ConfigError
 from bittern.files import atomic_file, refuse_same_file
@@ -117,7 +117,7 @@ class Codec:
         stages: int | None = None,
         bitrate_kbps: float | None = None,
         lengths: Sequence[int] | None = None,
-        search_width: int = 1,
+        search_width: int = SEARCH_WIDTH,
     ) -> Codes:
         """Code waveforms.
 
@@ -129,8 +129,9 @@ class Codec:
                 all channels together.
             lengths: samples that count in each item; what lies behind is ignored. Each item's
                 codes are then those that it has alone, and 0 behind its `config.frame_count`.
-            search_width: candidates kept from stage to stage (see `search.py`): 4 or 8 sound better
-                at the same bitrate, and take that many times as long to quantize.
+            search_width: candidates kept from stage to stage (see `search.py`): more sound better at
+                the same bitrate, and take that many times as long to quantize. With 1 each code
+                is the nearest, and codes of fewer stages are the first of those of more.
 
         Returns:
             [B, k, F] with F = `config.frame_count` of T, or of the greatest length;
@@ -235,7 +236,7 @@ class Codec:
         bitrate_kbps: float | None = None,
         coder: str = "auto",
         mono: bool = False,
-        search_width: int = 1,
+        search_width: int = SEARCH_WIDTH,
     ) -> bytes:
         """Compress audio in memory to the bytes of a `.btn` file.
 
@@ -249,9 +250,8 @@ class Codec:
             coder: "range" codes losslessly with the checkpoint's entropy model, "raw" does not;
                 "auto" does if there is one.
             mono: mix the channels down to one.
-            search_width: candidates kept from stage to stage; 4 sounds better at the same bitrate,
-                encodes more slowly, and a file trimmed to fewer stages is then not what coding
-                with fewer gives.
+            search_width: see `encode`. A file trimmed to fewer stages sounds as coding with fewer
+                does, but with widths above 1 it is not the same to the bit.
 
         Raises:
             ValueError: wrong rank or type.
@@ -316,7 +316,7 @@ class Codec:
         chunk_seconds: float = CHUNK_SECONDS,
         coder: str = "auto",
         mono: bool = False,
-        search_width: int = 1,
+        search_width: int = SEARCH_WIDTH,
     ) -> Receipt:
         """Compress an audio file; the target is replaced, whole or not at all.
 
@@ -371,7 +371,7 @@ class Codec:
         live: bool = False,
         coder: str = "auto",
         mono: bool = False,
-        search_width: int = 1,
+        search_width: int = SEARCH_WIDTH,
     ) -> Receipt:
         """Compress audio as it comes, writing each chunk as soon as it is full.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from bittern.errors import ConfigError
 
-WIDEST_SEARCH = 512  # candidates of the encoder's search, see `search.py`
+SEARCH_WIDTH, WIDEST_SEARCH = 4, 512  # candidates of the encoder's search, see `search.py`
 
 
 class LinearPath(StrEnum):

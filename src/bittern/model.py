@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bittern.config import CodecConfig, LinearPath, NetworkInput
+from bittern.config import SEARCH_WIDTH, CodecConfig, LinearPath, NetworkInput
 from bittern.nn.conv import Conv1d, ConvTranspose1d
 from bittern.nn.envelope import SpectralEnvelope
 from bittern.nn.recurrent import ResidualLSTM
@@ -186,7 +186,9 @@ class CodecModel(nn.Module):
         return F.pad(wav, (0, frames * self.config.hop_length - wav.shape[-1]))
 
     @torch.no_grad()
-    def encode(self, wav: Waveform, stages: int | None = None, search_width: int = 1) -> Codes:
+    def encode(
+        self, wav: Waveform, stages: int | None = None, search_width: int = SEARCH_WIDTH
+    ) -> Codes:
         """Code audio: [B, C, T] -> [B, k, F], F = `config.frame_count(T)`, k = `stages` or K."""
         stages = self.quantizer.stages if stages is None else stages
         if wav.shape[-1] == 0:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bittern.config import QuantizerConfig
 from bittern.shapes import Codes, Latent
 
-_MARGIN = 2e-6  # of |x|^2 + |e|^2; scores nearer than that may be in the wrong order in float32
+NEAR_TIE = 2e-6  # of |x|^2 + |e|^2; scores nearer than that may be in the wrong order in float32
 
 
 class Quantized(NamedTuple):
@@ -61,7 +61,7 @@ class ResidualQuantizer(nn.Module):
             if latent.shape[0] * latent.shape[2] == 1 and _plain(latent):
                 return self._encode_one(latent.float().reshape(1, -1), stages)
             vectors = rearrange(latent.float(), "b d f -> (b f) d")
-            norms, transposed = self._tables()
+            norms, transposed = self.tables()
             given, picked, gaps = [vectors], [], []
             for codebook, columns, norm in zip(
                 self.codewords[:stages], transposed, norms, strict=False
@@ -74,7 +74,7 @@ class ResidualQuantizer(nn.Module):
                 given.append(given[-1] - codebook.index_select(0, picked[-1]))
             codes, gap = torch.stack(picked), torch.stack(gaps)  # [k, M]
             size = torch.stack(given[:-1]).square().sum(dim=2) + norms[:stages].gather(1, codes)
-            rows = (gap <= _MARGIN * size).any(dim=0).nonzero().flatten()
+            rows = (gap <= NEAR_TIE * size).any(dim=0).nonzero().flatten()
             if len(rows):
                 codes[:, rows] = self._settle(vectors[rows], stages)
             return rearrange(codes, "k (b f) -> b k f", b=latent.shape[0])
@@ -84,7 +84,7 @@ class ResidualQuantizer(nn.Module):
 
         Where audio comes frame by frame it is not the arithmetic that takes time, but the calls.
         """
-        norms, transposed = (table.numpy() for table in self._tables())
+        norms, transposed = (table.numpy() for table in self.tables())
         codewords = self.codewords.numpy()
         rest = vector[0].numpy()
         codes = np.zeros((1, stages, 1), np.int64)
@@ -95,7 +95,7 @@ class ResidualQuantizer(nn.Module):
             np.add(scores, norms[stage], out=scores)
             chosen = scores.argmin()
             size = rest.dot(rest) + norms[stage, chosen]
-            if np.count_nonzero(scores <= scores[chosen] + _MARGIN * size) > 1:
+            if np.count_nonzero(scores <= scores[chosen] + NEAR_TIE * size) > 1:
                 return self._settle(vector, stages)[None, :, 0, None]
             codes[0, stage, 0] = chosen
             rest = rest - codewords[stage, chosen]
@@ -107,13 +107,13 @@ class ResidualQuantizer(nn.Module):
         What rounding makes of a near tie depends on the library and on how many vectors come at
         once; this does not, and so codes do not depend on how audio is cut into chunks.
         """
-        norms, _ = self._tables()
+        norms, _ = self.tables()
         residual, picked = vectors, []
         for codebook, norm in zip(self.codewords[:stages], norms, strict=False):
             scores = torch.addmm(norm, residual, codebook.T, alpha=-2)
             best, first = scores.min(dim=1, keepdim=True)
             size = residual.square().sum(dim=1, keepdim=True) + norm[first]
-            near = scores <= best + _MARGIN * size
+            near = scores <= best + NEAR_TIE * size
             indices = torch.cat(
                 [
                     _nearest_among(*portion, codebook)
@@ -124,7 +124,7 @@ class ResidualQuantizer(nn.Module):
             picked.append(indices)
         return torch.stack(picked)
 
-    def _tables(self) -> tuple[Tensor, Tensor]:
+    def tables(self) -> tuple[Tensor, Tensor]:
         """Squared norms [K, N] and transposed codebooks [K, D, N], kept until codewords change.
 
         One vector by a transposed codebook takes a third of the time that it takes otherwise.

@@ -1,22 +1,29 @@
-"""A wider search for codes: several candidates a frame are kept from stage to stage.
+"""The encoder's search for codes: several candidates a frame are kept from stage to stage.
 
-The quantizer takes the nearest codeword at each stage, which need not lead to the nearest sum. Keeping
-the best few partial sums finds nearer ones, for any decoder and at no bits, at the price of encoding
-time. The choice of the first stages then depends on how many stages follow: a file trimmed to k stages
-is no longer what encoding with k stages gives, though it decodes as ever.
+The nearest codeword at each stage need not lead to the nearest sum. Keeping the best few partial sums
+finds nearer ones, for any decoder and at no bits, at the price of encoding time. A file trimmed to k
+stages is then not quite what encoding with k stages gives: it was searched for with more in view.
+
+Codes do not depend on how many frames are searched at once, nor on the library that multiplies: what
+float32 cannot tell apart is searched again in float64.
 
 Source: M-algorithm for multistage quantizers (LeBlanc et al., IEEE Trans. Speech and Audio Proc. 1993).
 """
 
+import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bittern.config import WIDEST_SEARCH
-from bittern.quantizer import ResidualQuantizer
+from bittern.quantizer import NEAR_TIE, ResidualQuantizer
 from bittern.shapes import Codes, Latent
 
-_CANDIDATES = 4096  # at once, of all frames together, which bounds the memory
+_CANDIDATES = 2048  # at once, of all frames together, which bounds the memory
+_GROUP = (
+    32  # entries whose least is found first; only the groups with the best leasts are looked into
+)
 
 
 @torch.no_grad()
@@ -27,7 +34,7 @@ def search_codes(quantizer: ResidualQuantizer, latent: Latent, stages: int, *, w
         quantizer: whose codebooks are searched.
         latent: [B, D, F].
         stages: 1 to K.
-        width: 1 to 512; 1 is the plain search. Time grows about in proportion.
+        width: 1 to 512; 1 is the nearest codeword at each stage. Time grows about in proportion.
 
     Returns:
         [B, stages, F].
@@ -40,31 +47,126 @@ def search_codes(quantizer: ResidualQuantizer, latent: Latent, stages: int, *, w
         return quantizer.encode(latent, stages)
     vectors = rearrange(latent.float(), "b d f -> (b f) d")
     with torch.autocast(latent.device.type, enabled=False):
-        parts = [
-            _searched(quantizer, part, stages, width)
-            for part in vectors.split(max(_CANDIDATES // width, 1))
-        ]
-    return rearrange(torch.cat(parts), "(b f) k -> b k f", b=latent.shape[0])
+        if len(vectors) == 1 and vectors.device.type == "cpu":
+            codes = _search_one(quantizer, vectors, stages, width)
+        else:
+            parts = vectors.split(max(_CANDIDATES // width, 1))
+            codes = torch.cat([_search(quantizer, part, stages, width) for part in parts])
+    return rearrange(codes, "(b f) k -> b k f", b=latent.shape[0])
 
 
-def _searched(quantizer: ResidualQuantizer, vectors: Tensor, stages: int, width: int) -> Tensor:
+def _search(quantizer: ResidualQuantizer, vectors: Tensor, stages: int, width: int) -> Tensor:
     """[M, D] -> [M, stages]."""
+    norms, transposed = quantizer.tables()
     rest = vectors[:, None]  # [M, w, D], what each candidate leaves over
     energy = rest.square().sum(dim=2)  # [M, w]
-    codes = torch.zeros(*rest.shape[:2], 0, dtype=torch.long, device=rest.device)  # [M, w, k]
+    steps: list[tuple[Tensor, Tensor]] = []  # of each stage: parents and codes, [M, w]
+    unsure = torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device)
+    for codebook, columns, norm in zip(
+        quantizer.codewords[:stages], transposed, norms, strict=False
+    ):
+        scores = torch.addmm(norm, rest.flatten(0, 1), columns, alpha=-2)  # [M * w, N]
+        least, place = _least(scores.view(*energy.shape, -1), energy, width + 1)
+        parent, code = place // len(codebook), place % len(codebook)
+        if least.shape[1] > width:
+            size = energy.amax(dim=1) + norm[code[:, width]]
+            unsure |= least[:, width] - least[:, width - 1] <= NEAR_TIE * size
+            parent, code = parent[:, :width], code[:, :width]
+        steps.append((parent, code))
+        rest = _step(rest, parent, codebook, code)
+        energy = rest.square().sum(dim=2)
+    best = energy.argmin(dim=1)
+    unsure |= (energy <= energy.amin(dim=1, keepdim=True) * (1 + NEAR_TIE)).sum(dim=1) > 1
+    codes = _traced(steps, best)
+    rows = unsure.nonzero().flatten()
+    if len(rows):
+        codes[rows] = _settle(quantizer, vectors[rows], stages, width)
+    return codes
+
+
+def _least(scores: Tensor, energy: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The least of scores [M, w, N] + energy [M, w], in order, and their places among w * N.
+
+    What is among the least `count` is in one of the `count` groups with the least leasts.
+    """
+    items, width, entries = scores.shape
+    size = min(entries, _GROUP)
+    groups = entries // size
+    grouped = scores.view(items, width, size, groups)
+    leasts = (grouped.amin(dim=2) + energy[..., None]).flatten(1)  # [M, w * groups]
+    group = leasts.topk(min(count, leasts.shape[1]), dim=1, largest=False).indices
+    parent, group = group // groups, group % groups  # [M, g]
+    row = torch.arange(items, device=scores.device)[:, None]
+    candidates = (
+        grouped[row, parent, :, group] + energy.gather(1, parent)[..., None]
+    )  # [M, g, size]
+    flat = candidates.flatten(1)
+    least, place = flat.topk(min(count, flat.shape[1]), dim=1, largest=False, sorted=True)
+    picked, member = place // size, place % size
+    return least, parent.gather(1, picked) * entries + member * groups + group.gather(1, picked)
+
+
+def _step(rest: Tensor, parent: Tensor, codebook: Tensor, code: Tensor) -> Tensor:
+    """What candidates leave over: rows [M, v, D] by parents [M, w], less codewords by codes [M, w]."""
+    first = torch.arange(len(rest), device=rest.device)[:, None] * rest.shape[1]
+    flat = rest.flatten(0, 1).index_select(0, (first + parent).flatten())
+    return (flat - codebook.index_select(0, code.flatten())).view(*code.shape, -1)
+
+
+def _traced(steps: list[tuple[Tensor, Tensor]], best: Tensor) -> Tensor:
+    """The codes that led to candidate `best` [M] of the last stage, [M, k]."""
+    at, picked = best[:, None], []
+    for parent, code in reversed(steps):
+        picked.append(code.gather(1, at))
+        at = parent.gather(1, at)
+    return torch.cat(picked[::-1], dim=1)
+
+
+def _settle(quantizer: ResidualQuantizer, vectors: Tensor, stages: int, width: int) -> Tensor:
+    """The same search with scores in float64, [M, D] -> [M, k]; equal in float32, the first is taken."""
+    rest = vectors[:, None]
+    steps: list[tuple[Tensor, Tensor]] = []
     for codebook in quantizer.codewords[:stages]:
-        norms = codebook.square().sum(dim=1)
-        flat = torch.addmm(norms, rest.flatten(0, 1), codebook.T, alpha=-2)  # [M * w, N]
-        scores = flat.view(*rest.shape[:2], -1) + energy[..., None]
-        kept = min(width, scores[0].numel())
-        energy, place = scores.flatten(1).topk(kept, dim=1, largest=False, sorted=True)
-        parent, code = place // len(codebook), place % len(codebook)  # [M, w]
-        rest = _take(rest, parent) - codebook[code]
-        codes = torch.cat([_take(codes, parent), code[..., None]], dim=2)
-    best = rest.square().sum(dim=2).argmin(dim=1)  # exact, not summed from rounded parts
-    return _take(codes, best[:, None])[:, 0]
+        wide, given = codebook.double(), rest.double()
+        scores = wide.square().sum(dim=1) - 2 * (given @ wide.T)
+        scores = (scores + given.square().sum(dim=2, keepdim=True)).float().flatten(1)
+        place = scores.sort(dim=1, stable=True).indices[:, :width]
+        steps.append((place // len(codebook), place % len(codebook)))
+        rest = _step(rest, steps[-1][0], codebook, steps[-1][1])
+    energy = rest.double().square().sum(dim=2).float()
+    return _traced(steps, energy.sort(dim=1, stable=True).indices[:, 0])
 
 
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of [M, w, X] by [M, v] -> [M, v, X]."""
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[2]))
+def _search_one(quantizer: ResidualQuantizer, vector: Tensor, stages: int, width: int) -> Tensor:
+    """The same for one frame, [1, D] -> [1, stages], where the calls take more time than the arithmetic."""
+    norms, transposed = (table.numpy() for table in quantizer.tables())
+    codewords = quantizer.codewords.numpy()
+    rest = vector.numpy()  # [w, D]
+    energy = np.einsum("wd,wd->w", rest, rest)
+    steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    for stage in range(stages):
+        scores = rest @ transposed[stage]  # [w, N]
+        scores *= -2
+        scores += norms[stage]
+        scores += energy[:, None]
+        place = np.arange(scores.size)
+        if len(place) > width:
+            place = scores.ravel().argpartition(width)[: width + 1]  # the last one is the greatest
+        parent, code = np.divmod(place, scores.shape[1])
+        if len(place) > width:
+            least = scores[parent, code]
+            size = energy.max() + norms[stage, code[width]]
+            if least[width] - least[:width].max() <= NEAR_TIE * size:
+                return _settle(quantizer, vector, stages, width)
+            parent, code = parent[:width], code[:width]
+        steps.append((parent, code))
+        rest = rest[parent] - codewords[stage, code]
+        energy = np.einsum("wd,wd->w", rest, rest)
+    best = energy.argmin()
+    if np.count_nonzero(energy <= energy[best] * (1 + NEAR_TIE)) > 1:
+        return _settle(quantizer, vector, stages, width)
+    codes = np.empty((1, stages), np.int64)
+    for stage in reversed(range(stages)):
+        parent, code = steps[stage]
+        codes[0, stage], best = code[best], parent[best]
+    return torch.from_numpy(codes)

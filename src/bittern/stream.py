@@ -6,6 +6,7 @@ the same forwards are run on whole frames, with a state that layers read and wri
 
 import torch
 
+from bittern.config import SEARCH_WIDTH
 from bittern.model import CodecModel
 from bittern.nn.streaming import StreamState
 from bittern.search import search_codes
@@ -29,7 +30,7 @@ class StreamingEncoder:
         *,
         stages: int | None = None,
         batch: int = 1,
-        search_width: int = 1,
+        search_width: int = SEARCH_WIDTH,
     ) -> None:
         """Start from silence.
 

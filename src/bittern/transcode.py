@@ -15,6 +15,7 @@ import torch
 from bittern import audio, bitstream, decoding
 from bittern.audio import AudioStream, Resampler
 from bittern.checkpoint import Checkpoint
+from bittern.config import SEARCH_WIDTH
 from bittern.errors import AudioError, ConfigError, FormatError, ModelMismatchError
 from bittern.header import most_chunk_frames
 from bittern.loss import BurstLoss
@@ -110,7 +111,7 @@ def compress_stream(
     live: bool = False,
     coder: Coder | None = None,
     mono: bool = False,
-    search_width: int = 1,
+    search_width: int = SEARCH_WIDTH,
 ) -> Receipt:
     """Compress audio as it comes, writing each chunk as soon as it is full.
 

@@ -9,7 +9,9 @@ def test_the_table_and_its_numbers(tiny_checkpoint, capsys):
     argv = ["bench", "--model", str(tiny_checkpoint), "--device", "cpu", "--seconds", "0.2"]
     assert main([*argv, "--stages", "3"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("tiny-test on cpu, 3 stages, 0.9 kbit/s\nlatency 40 ms: 20 ms frames, ")
+    assert out.startswith(
+        "tiny-test on cpu, 3 stages, 0.9 kbit/s, search width 4\nlatency 40 ms: 20 ms frames, "
+    )
     assert "encode, 20 ms pushes" in out
     assert "\ntrim to a fifth " in out
     assert main([*argv, "--json"]) == 0

@@ -5,7 +5,14 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from bittern.cli.options import Commands, add_command, add_model, positive_float, positive_int
+from bittern.cli.options import (
+    Commands,
+    add_command,
+    add_model,
+    add_search_width,
+    positive_float,
+    positive_int,
+)
 
 if TYPE_CHECKING:
     from bittern.benchmark import Benchmark
@@ -21,6 +28,7 @@ def add_bench(commands: Commands) -> None:
         metavar="S",
         help="of audio to a round (default: %(default)s)",
     )
+    add_search_width(command)
     command.add_argument("--json", action="store_true", help="for programs")
     add_model(command)
 
@@ -31,7 +39,9 @@ def _bench(args: argparse.Namespace) -> int:
 
     codec = load(args.model, args.device)
     codec.bitrate_kbps(args.stages)  # refuses stages that it does not have
-    result = benchmark.run(codec, seconds=args.seconds, stages=args.stages)
+    result = benchmark.run(
+        codec, seconds=args.seconds, stages=args.stages, search_width=args.search_width
+    )
     if args.json:
         print(json.dumps(asdict(result) | {"latency_ms": result.latency_ms}, indent=2))
     else:
@@ -41,7 +51,8 @@ def _bench(args: argparse.Namespace) -> int:
 
 def _table(result: "Benchmark") -> str:
     lines = [
-        f"{result.model} on {result.device}, {result.stages} stages, {result.kbps:g} kbit/s",
+        f"{result.model} on {result.device}, {result.stages} stages, {result.kbps:g} kbit/s, "
+        f"search width {result.search_width}",
         f"latency {result.latency_ms:g} ms: {result.frame_ms:g} ms frames, "
         f"{result.lookahead_ms:g} ms look-ahead",
         "",

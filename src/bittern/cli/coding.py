@@ -16,9 +16,9 @@ from bittern.cli.options import (
     add_jobs,
     add_model,
     add_rate,
+    add_search_width,
     positive_float,
     positive_int,
-    search_width,
     seconds,
     share_threads,
 )
@@ -49,14 +49,7 @@ def add_compress(commands: Commands) -> None:
         help="range: smaller, without loss, by the model's entropy.safetensors; raw: without; "
         "auto: range if the model has one",
     )
-    command.add_argument(
-        "--search-width",
-        type=search_width,
-        default=1,
-        metavar="N",
-        help="candidates kept from stage to stage: 4 sounds better at the same bitrate and encodes "
-        "more slowly (default: %(default)s)",
-    )
+    add_search_width(command)
     command.add_argument(
         "--chunk-seconds",
         type=positive_float,

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
-from bittern.config import WIDEST_SEARCH
+from bittern.config import SEARCH_WIDTH, WIDEST_SEARCH
 from bittern.errors import CodecError
 
 _USAGE_ERROR = 1
@@ -104,6 +104,17 @@ def positive_int(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return value
+
+
+def add_search_width(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--search-width",
+        type=search_width,
+        default=SEARCH_WIDTH,
+        metavar="N",
+        help="candidates kept from stage to stage: more sound better at the same bitrate and encode "
+        "more slowly (default: %(default)s)",
+    )
 
 
 def search_width(text: str) -> int:

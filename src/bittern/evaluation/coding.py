@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bittern import bitstream, editing, packing
+from bittern import bitstream, packing
 from bittern.codec import Codec
+from bittern.evaluation.systems import trimmed
 
 Codes = NDArray[np.int64]
 _XZ = 9  # preset
@@ -53,7 +54,7 @@ def savings(codec: Codec, wavs: Sequence[torch.Tensor], rates: Sequence[float]) 
 
 
 def _saving(whole: Sequence[Sequence[bytes]], stages: int, seconds: float) -> Saving:
-    raw, coded = ([_trimmed(pair[i], stages) for pair in whole] for i in (0, 1))
+    raw, coded = ([trimmed(pair[i], stages) for pair in whole] for i in (0, 1))
     codes = [_codes(data) for data in raw]
     bits = bitstream.Reader(io.BytesIO(raw[0]), "raw").header.bits_per_code
     payloads = [packing.pack_raw(each[None], bits) for each in codes]
@@ -74,12 +75,6 @@ def _saving(whole: Sequence[Sequence[bytes]], stages: int, seconds: float) -> Sa
         xz=1 - xz / payload,
         xz_joined=1 - xz_joined / payload,
     )
-
-
-def _trimmed(data: bytes, stages: int) -> bytes:
-    out = io.BytesIO()
-    editing.trim(bitstream.Reader(io.BytesIO(data), "clip"), out, stages)
-    return out.getvalue()
 
 
 def _codes(data: bytes) -> Codes:

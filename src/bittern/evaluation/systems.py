@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import bittern
 from bittern import bitstream, checkpoint, editing
-from bittern.config import WIDEST_SEARCH
+from bittern.config import SEARCH_WIDTH, WIDEST_SEARCH
 from bittern.errors import ConfigError
 from bittern.evaluation.clips import Clip
 
@@ -83,7 +83,7 @@ class ModelFamily:
     stages: tuple[int, ...]  # ascending
     codebook_size: int
     sample_rate: int  # Hz
-    search_width: int = 1  # of the encoder; with more than 1 each number of stages is coded apart
+    search_width: int = SEARCH_WIDTH  # of the encoder
     is_model: bool = True
 
     @property
@@ -95,25 +95,20 @@ class ModelFamily:
 
     @property
     def _encoder(self) -> str:
-        width = self.search_width
-        return self.fingerprint if width == 1 else f"{self.fingerprint} search {width}"
+        return f"{self.fingerprint} search {self.search_width}"
 
     def code(self, clip: Clip, wanted: Sequence[System]) -> Iterator[Coded | CodingFailure]:
         codec = _loaded(self.folder)
-
-        def compressed(stages: int) -> bytes:
-            return codec.compress(
-                clip.samples[None],
-                clip.sample_rate,
-                stages=stages,
-                search_width=self.search_width,
-            )
-
-        full = compressed(self.stages[-1]) if self.search_width == 1 else None
+        full = codec.compress(
+            clip.samples[None],
+            clip.sample_rate,
+            stages=self.stages[-1],
+            search_width=self.search_width,
+        )
         for system, stages in zip(self.systems, self.stages, strict=True):
             if system not in wanted:
                 continue
-            data = compressed(stages) if full is None else trimmed(full, stages)
+            data = trimmed(full, stages)
             samples, _ = codec.decompress(data)
             reader = bitstream.Reader(io.BytesIO(data), system.name)
             chunks = list(reader)
@@ -130,7 +125,7 @@ class ModelFamily:
 
 
 def model_family(
-    name_or_folder: str, stages: Sequence[int] | None, *, search_width: int = 1
+    name_or_folder: str, stages: Sequence[int] | None, *, search_width: int = SEARCH_WIDTH
 ) -> ModelFamily:
     """A model at the given numbers of stages, or at a spread of all that it has.
 
@@ -140,6 +135,7 @@ def model_family(
     """
     if search_width > WIDEST_SEARCH:
         raise ConfigError(f"--search-width is {search_width}; give 1 to {WIDEST_SEARCH}")
+    searched = "" if search_width == SEARCH_WIDTH else f" search {search_width}"
     loaded = checkpoint.load(name_or_folder)
     quantizer = loaded.model.config.quantizer
     fingerprint = loaded.fingerprint.hex()
@@ -151,7 +147,7 @@ def model_family(
     if not kept or (stages[-1] > quantizer.stages and quantizer.stages not in kept):
         kept.append(quantizer.stages)
     return ModelFamily(
-        name=loaded.model.config.name + (f" search {search_width}" if search_width > 1 else ""),
+        name=loaded.model.config.name + searched,
         folder=loaded.folder.resolve(),
         fingerprint=fingerprint,
         stages=tuple(kept),
