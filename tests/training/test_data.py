@@ -1,3 +1,7 @@
+import runpy
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -169,3 +173,19 @@ def test_held_out_files_are_apart_and_do_not_move_when_files_are_added(folder, t
     assert {c.path for c in more.split(0.5)[1]} - {"a/another.wav"} == {c.path for c in held_out}
     clips = validation_batch(corpus, corpus.clips, settings)
     assert [c.shape[:2] for c in clips] == [(1, 1)] * len(corpus.clips)
+
+
+def test_the_script_gathers_just_the_files_that_training_leaves_out(
+    folder, tmp_path, monkeypatch, capsys
+):
+    usable = open_corpus(DataConfig(root=str(folder), cache=str(tmp_path / "cache")), RATE)
+    _, held_out = usable.split(0.5)
+    out = tmp_path / "out"
+    script = str(Path(__file__).parents[2] / "scripts" / "held_out.py")
+    monkeypatch.setattr(sys, "argv", [script, str(folder), str(out), "--share", "0.5"])
+    runpy.run_path(script, run_name="__main__")
+    gathered = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    known = {clip.path for clip in usable.clips}
+    assert gathered & known == {clip.path for clip in held_out} != set()
+    with pytest.raises(SystemExit, match="is there already"):
+        runpy.run_path(script, run_name="__main__")
