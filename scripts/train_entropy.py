@@ -1,7 +1,7 @@
 """Fit an entropy model: python scripts/train_entropy.py checkpoint=FOLDER data.root=FOLDER.
 
-Codes the corpus, fits `entropy.safetensors` (a few minutes on one thread) and writes it beside the
-weights. Further settings: minutes=N of audio at most (default: all), steps=800 for each stage, seed=0.
+Codes the corpus as files are coded, fits `entropy.safetensors` (a few minutes on one thread) and writes it
+beside the weights. Further settings: minutes=N of audio at most (default: all), steps=800 for each stage, seed=0.
 """
 
 import sys
@@ -20,12 +20,12 @@ from bittern.training.settings import key_values
 def main(arguments: list[str]) -> None:
     defaults = {"minutes": "inf", "steps": "800", "seed": "0"}
     settings = key_values(arguments, ("checkpoint", "data.root"), defaults)
-    torch.set_num_threads(1)
     codec = bittern.load(settings["checkpoint"])
     folder = find(settings["checkpoint"])
     clips = encode_folder(codec, Path(settings["data.root"]), 60 * float(settings["minutes"]))
     minutes = sum(clip.shape[1] for clip in clips) / codec.frame_rate / 60
     print(f"{len(clips)} clips, {minutes:.1f} minutes", flush=True)
+    torch.set_num_threads(1)  # what is fitted is small
     weights = fit(
         clips,
         codec.model.quantizer.codewords.cpu().numpy(),
