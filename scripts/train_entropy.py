@@ -1,7 +1,8 @@
 """Fit an entropy model: python scripts/train_entropy.py checkpoint=FOLDER data.root=FOLDER.
 
 Codes the corpus as files are coded, fits `entropy.safetensors` (a few minutes on one thread) and writes it
-beside the weights. Further settings: minutes=N of audio at most (default: all), steps=800 for each stage, seed=0.
+beside the weights. Further settings: minutes=N of audio at most (default: all), steps=800 for each
+stage, seed=0.
 """
 
 import sys

@@ -61,12 +61,12 @@ class ResidualQuantizer(nn.Module):
             if latent.shape[0] * latent.shape[2] == 1 and _plain(latent):
                 return self._encode_one(latent.float().reshape(1, -1), stages)
             vectors = rearrange(latent.float(), "b d f -> (b f) d")
-            norms, transposed = self.tables()
+            norms, columns = self.tables()
             given, picked, gaps = [vectors], [], []
-            for codebook, columns, norm in zip(
-                self.codewords[:stages], transposed, norms, strict=False
+            for codebook, column, norm in zip(
+                self.codewords[:stages], columns, norms, strict=False
             ):
-                scores = torch.addmm(norm, given[-1], columns, alpha=-2)
+                scores = torch.addmm(norm, given[-1], column[:-2])
                 smallest, indices = scores.min(dim=1)
                 second = scores.scatter_(1, indices[:, None], torch.inf).amin(dim=1)
                 picked.append(indices)
@@ -84,14 +84,13 @@ class ResidualQuantizer(nn.Module):
 
         Where audio comes frame by frame it is not the arithmetic that takes time, but the calls.
         """
-        norms, transposed = (table.numpy() for table in self.tables())
+        norms, columns = (table.numpy() for table in self.tables())
         codewords = self.codewords.numpy()
         rest = vector[0].numpy()
         codes = np.zeros((1, stages, 1), np.int64)
         scores = np.empty(self.codebook_size, np.float32)
         for stage in range(stages):
-            np.dot(rest, transposed[stage], out=scores)
-            np.multiply(scores, -2, out=scores)
+            np.dot(rest, columns[stage, :-2], out=scores)
             np.add(scores, norms[stage], out=scores)
             chosen = scores.argmin()
             size = rest.dot(rest) + norms[stage, chosen]
@@ -125,18 +124,19 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(picked)
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """Squared norms [K, N] and transposed codebooks [K, D, N], kept until codewords change.
+        """Squared norms [K, N] of codewords e, and what makes distances of vectors, [K, D + 2, N].
 
-        One vector by a transposed codebook takes a third of the time that it takes otherwise.
+        Above each other stand -2 e, 1 and |e|^2, so that [x, |x|^2, 1] times it is |x - e|^2. Both are
+        kept until codewords change: one vector by such a table takes a third of the time that it
+        takes by codewords in rows.
         """
         codewords = self.codewords
         if torch.compiler.is_compiling():
-            return codewords.square().sum(dim=2), codewords.mT
+            return _tables(codewords)
         version = 0 if codewords.is_inference() else codewords._version
         if self._kept is None or self._kept[0] is not codewords or self._kept[1] != version:
             with torch.inference_mode(False):
-                norms = codewords.square().sum(dim=2)
-                self._kept = (codewords, version, norms, codewords.mT.contiguous())
+                self._kept = (codewords, version, *_tables(codewords))
         return self._kept[2:]
 
     def decode(self, codes: Codes) -> Latent:
@@ -225,6 +225,12 @@ class ResidualQuantizer(nn.Module):
         if not 1 <= stages <= self.stages:
             raise ValueError(f"got {stages} stages; this quantizer has 1 to {self.stages}")
         return stages
+
+
+def _tables(codewords: Tensor) -> tuple[Tensor, Tensor]:
+    norms = codewords.square().sum(dim=2)
+    rows = [-2 * codewords.mT, torch.ones_like(norms)[:, None], norms[:, None]]
+    return norms, torch.cat(rows, dim=1)
 
 
 def _plain(tensor: Tensor) -> bool:

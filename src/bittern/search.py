@@ -45,27 +45,24 @@ def search_codes(quantizer: ResidualQuantizer, latent: Latent, stages: int, *, w
         raise ValueError(f"got {stages} stages; this quantizer has 1 to {quantizer.stages}")
     if width == 1 or latent.shape[-1] == 0:
         return quantizer.encode(latent, stages)
+    if latent.shape[0] * latent.shape[2] == 1 and latent.device.type == "cpu":
+        return _search_one(quantizer, latent.float().reshape(1, -1), stages, width)[..., None]
     vectors = rearrange(latent.float(), "b d f -> (b f) d")
     with torch.autocast(latent.device.type, enabled=False):
-        if len(vectors) == 1 and vectors.device.type == "cpu":
-            codes = _search_one(quantizer, vectors, stages, width)
-        else:
-            parts = vectors.split(max(_CANDIDATES // width, 1))
-            codes = torch.cat([_search(quantizer, part, stages, width) for part in parts])
+        parts = vectors.split(max(_CANDIDATES // width, 1))
+        codes = torch.cat([_search(quantizer, part, stages, width) for part in parts])
     return rearrange(codes, "(b f) k -> b k f", b=latent.shape[0])
 
 
 def _search(quantizer: ResidualQuantizer, vectors: Tensor, stages: int, width: int) -> Tensor:
     """[M, D] -> [M, stages]."""
-    norms, transposed = quantizer.tables()
+    norms, columns = quantizer.tables()
     rest = vectors[:, None]  # [M, w, D], what each candidate leaves over
     energy = rest.square().sum(dim=2)  # [M, w]
     steps: list[tuple[Tensor, Tensor]] = []  # of each stage: parents and codes, [M, w]
     unsure = torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device)
-    for codebook, columns, norm in zip(
-        quantizer.codewords[:stages], transposed, norms, strict=False
-    ):
-        scores = torch.addmm(norm, rest.flatten(0, 1), columns, alpha=-2)  # [M * w, N]
+    for codebook, column, norm in zip(quantizer.codewords[:stages], columns, norms, strict=False):
+        scores = torch.addmm(norm, rest.flatten(0, 1), column[:-2])  # [M * w, N]
         least, place = _least(scores.view(*energy.shape, -1), energy, width + 1)
         parent, code = place // len(codebook), place % len(codebook)
         if least.shape[1] > width:
@@ -123,45 +120,47 @@ def _traced(steps: list[tuple[Tensor, Tensor]], best: Tensor) -> Tensor:
 
 
 def _settle(quantizer: ResidualQuantizer, vectors: Tensor, stages: int, width: int) -> Tensor:
-    """The same search with scores in float64, [M, D] -> [M, k]; equal in float32, the first is taken."""
+    """The same search with scores in float64 rounded to float32, alike whatever M is: [M, D] -> [M, k]."""
     rest = vectors[:, None]
     steps: list[tuple[Tensor, Tensor]] = []
     for codebook in quantizer.codewords[:stages]:
         wide, given = codebook.double(), rest.double()
         scores = wide.square().sum(dim=1) - 2 * (given @ wide.T)
         scores = (scores + given.square().sum(dim=2, keepdim=True)).float().flatten(1)
-        place = scores.sort(dim=1, stable=True).indices[:, :width]
+        place = scores.topk(min(width, scores.shape[1]), dim=1, largest=False).indices
         steps.append((place // len(codebook), place % len(codebook)))
         rest = _step(rest, steps[-1][0], codebook, steps[-1][1])
     energy = rest.double().square().sum(dim=2).float()
-    return _traced(steps, energy.sort(dim=1, stable=True).indices[:, 0])
+    return _traced(steps, energy.argmin(dim=1))
 
 
 def _search_one(quantizer: ResidualQuantizer, vector: Tensor, stages: int, width: int) -> Tensor:
     """The same for one frame, [1, D] -> [1, stages], where the calls take more time than the arithmetic."""
-    norms, transposed = (table.numpy() for table in quantizer.tables())
+    norms, columns = (table.numpy() for table in quantizer.tables())
     codewords = quantizer.codewords.numpy()
-    rest = vector.numpy()  # [w, D]
-    energy = np.einsum("wd,wd->w", rest, rest)
+    entries, dim = codewords.shape[1:]
+    given = np.ones((1, dim + 2), np.float32)  # [w, D + 2]: what is left over, its energy, 1
+    given[0, :-2] = vector[0].numpy()
+    given[0, -2] = given[0, :-2] @ given[0, :-2]
     steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
     for stage in range(stages):
-        scores = rest @ transposed[stage]  # [w, N]
-        scores *= -2
-        scores += norms[stage]
-        scores += energy[:, None]
-        place = np.arange(scores.size)
-        if len(place) > width:
-            place = scores.ravel().argpartition(width)[: width + 1]  # the last one is the greatest
-        parent, code = np.divmod(place, scores.shape[1])
-        if len(place) > width:
-            least = scores[parent, code]
-            size = energy.max() + norms[stage, code[width]]
-            if least[width] - least[:width].max() <= NEAR_TIE * size:
+        scores = (given @ columns[stage]).ravel()
+        if len(scores) > width:
+            place = scores.argpartition(width)[: width + 1]  # the last one is the greatest
+            parent, code = place // entries, place % entries
+            *least, beyond = scores[place].tolist()
+            size = float(given[:, -2].max() + norms[stage, code[width]])
+            if beyond - max(least) <= NEAR_TIE * size:
                 return _settle(quantizer, vector, stages, width)
             parent, code = parent[:width], code[:width]
+        else:
+            parent, code = np.divmod(np.arange(len(scores)), entries)
         steps.append((parent, code))
-        rest = rest[parent] - codewords[stage, code]
-        energy = np.einsum("wd,wd->w", rest, rest)
+        given = given.take(parent, axis=0)
+        rest = given[:, :-2]
+        rest -= codewords[stage].take(code, axis=0)
+        np.einsum("wd,wd->w", rest, rest, out=given[:, -2])
+    energy = given[:, -2]
     best = energy.argmin()
     if np.count_nonzero(energy <= energy[best] * (1 + NEAR_TIE)) > 1:
         return _settle(quantizer, vector, stages, width)
