@@ -96,31 +96,36 @@ def load_into(model: CodecModel, name_or_folder: str | Path) -> None:
 def _deepened(state: dict[str, Tensor], model: CodecModel, folder: Path) -> dict[str, Tensor]:
     """Weights of a checkpoint under the names that they have in networks of more residual units."""
     given = read_config(folder)
-    networks = {
-        "encoder": (model.config.encoder, given.encoder),
-        "decoder": (model.config.decoder_network, given.decoder_network),
+    units = {
+        "encoder": (model.config.encoder.residual_units, given.encoder.residual_units),
+        "decoder": (
+            model.config.decoder_network.residual_units,
+            given.decoder_network.residual_units,
+        ),
     }
-    renamed = dict(state)
+    grown = [name for name, (own, theirs) in units.items() if own != theirs]
+    if not grown:
+        return state
     with torch.device("meta"):  # layers alone are of interest
         shallow = CodecModel(given)
-    for name, (own, theirs) in networks.items():
-        if own.residual_units == theirs.residual_units:
-            continue
+    for name in grown:
+        network = getattr(model, name)
         try:
-            places = deepen(getattr(model, name), getattr(shallow, name))
+            places = deepen(network, getattr(shallow, name))
         except ValueError as error:
             raise ModelError(f"{folder / CONFIG_FILE}: {name}: {error}") from None
-        for key in [key for key in renamed if key.startswith(f"{name}.")]:
-            del renamed[key]
+        renamed: dict[str, Tensor] = {}
         for key, value in state.items():
             part, _, rest = key.partition(".")
-            if part == name:
-                place, _, rest = rest.partition(".")
-                renamed[f"{name}.{places[int(place)]}.{rest}"] = value
-        for key, value in getattr(model, name).state_dict(prefix=f"{name}.").items():
-            if ".parametrizations." not in key:
-                renamed.setdefault(key, value)  # of the new units
-    return renamed
+            place, _, parameter = rest.partition(".")
+            moved = f"{name}.{places[int(place)]}.{parameter}" if part == name else key
+            renamed[moved] = value
+        for key, value in network.state_dict().items():
+            is_new = int(key.partition(".")[0]) not in places.values()
+            if is_new and ".parametrizations." not in key:
+                renamed[f"{name}.{key}"] = value
+        state = renamed
+    return state
 
 
 def save(model: CodecModel, folder: Path, *, dtype: torch.dtype = torch.float32) -> bytes:

@@ -21,9 +21,7 @@ from bittern.quantizer import NEAR_TIE, ResidualQuantizer
 from bittern.shapes import Codes, Latent
 
 _CANDIDATES = 2048  # at once, of all frames together, which bounds the memory
-_GROUP = (
-    32  # entries whose least is found first; only the groups with the best leasts are looked into
-)
+_GROUP = 32  # entries whose least is found first; only the best groups are looked into
 
 
 @torch.no_grad()
@@ -94,10 +92,8 @@ def _least(scores: Tensor, energy: Tensor, count: int) -> tuple[Tensor, Tensor]:
     group = leasts.topk(min(count, leasts.shape[1]), dim=1, largest=False).indices
     parent, group = group // groups, group % groups  # [M, g]
     row = torch.arange(items, device=scores.device)[:, None]
-    candidates = (
-        grouped[row, parent, :, group] + energy.gather(1, parent)[..., None]
-    )  # [M, g, size]
-    flat = candidates.flatten(1)
+    members = grouped[row, parent, :, group]  # [M, g, size]
+    flat = (members + energy.gather(1, parent)[..., None]).flatten(1)
     least, place = flat.topk(min(count, flat.shape[1]), dim=1, largest=False, sorted=True)
     picked, member = place // size, place % size
     return least, parent.gather(1, picked) * entries + member * groups + group.gather(1, picked)

@@ -144,33 +144,34 @@ def test_a_second_run_with_one_new_clip_does_only_that_clip(
     assert again["tiny-test 2 stages"] == first["tiny-test 2 stages"]
 
 
-def test_a_damaged_cache_entry_is_done_again(evaluate, tiny_checkpoint, tmp_path):
+@pytest.fixture
+def one_clip(tiny_checkpoint, tmp_path):
+    """Arguments that evaluate a clip at one setting, with `cache` and `out` below `tmp_path`."""
     speech, rate = sf.read(ROOT / "examples" / "speech.flac", frames=16_000)
     sf.write(tmp_path / "clip.wav", speech, rate)
     arguments = [tmp_path / "clip.wav", "--model", tiny_checkpoint, "--stages", "2"]
     arguments += ["--no-baselines", "--out", tmp_path / "out", "--jobs", "1", "-q"]
     arguments += ["--cache", tmp_path / "cache"]
-    assert evaluate(*arguments) == 0
+    return arguments
+
+
+def test_a_damaged_cache_entry_is_done_again(evaluate, one_clip, tmp_path):
+    assert evaluate(*one_clip) == 0
     (audio,) = (tmp_path / "cache").rglob("audio.flac")
     size = audio.stat().st_size
     audio.write_bytes(b"damaged")
-    assert evaluate(*arguments) == 0
+    assert evaluate(*one_clip) == 0
     assert audio.stat().st_size == size
 
 
-def test_a_score_that_failed_is_tried_again(evaluate, tiny_checkpoint, tmp_path):
-    speech, rate = sf.read(ROOT / "examples" / "speech.flac", frames=16_000)
-    sf.write(tmp_path / "clip.wav", speech, rate)
-    arguments = [tmp_path / "clip.wav", "--model", tiny_checkpoint, "--stages", "2"]
-    arguments += ["--no-baselines", "--out", tmp_path / "out", "--jobs", "1", "-q"]
-    arguments += ["--cache", tmp_path / "cache"]
-    assert evaluate(*arguments) == 0
+def test_a_score_that_failed_is_tried_again(evaluate, one_clip, tmp_path):
+    assert evaluate(*one_clip) == 0
     (kept,) = (tmp_path / "cache").rglob("result.json")
     facts = json.loads(kept.read_text())
     del facts["values"]["visqol"]
     facts["failures"] = {"visqol": "it had a bad day"}
     kept.write_text(json.dumps(facts))
-    assert evaluate(*arguments) == 0
+    assert evaluate(*one_clip) == 0
     assert not json.loads((tmp_path / "out" / "report.json").read_text())["failures"]
     assert not json.loads(kept.read_text())["failures"]
 
