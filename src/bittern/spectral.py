@@ -1,8 +1,10 @@
 """Short-time spectra and mel filterbanks in plain torch, shared by losses and metrics."""
 
 from functools import lru_cache
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -11,22 +13,56 @@ def stft(wav: Tensor, window_length: int, hop: int | None = None) -> Tensor:
 
     Args:
         wav: [..., T]; the ends are padded with zeros.
-        window_length: samples, also the length of the transform.
+        window_length: samples, even, also the length of the transform.
         hop: samples from one window to the next; a quarter of the window by default.
 
     Returns:
         Complex [..., window_length // 2 + 1, windows].
     """
+    hop = hop or window_length // 4
     window = _hann(window_length, wav.device)
-    spectra = torch.stft(
-        wav.reshape(-1, wav.shape[-1]),
-        window_length,
-        hop or window_length // 4,
-        window=window,
-        pad_mode="constant",
-        return_complex=True,
-    )
+    spectra = _Spectra.apply(wav.reshape(-1, wav.shape[-1]), window, hop)
     return spectra.reshape(*wav.shape[:-1], *spectra.shape[-2:])
+
+
+class _Spectra(torch.autograd.Function):
+    """Spectra of windows of [N, T], as complex [N, bins, windows].
+
+    The same as `torch.stft`, whose gradient takes a transform of complex numbers and adds sample by
+    sample: this one takes half the time on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, wav: Tensor, window: Tensor, hop: int) -> Tensor:
+        length = len(window)
+        frames = F.pad(wav, (length // 2, length // 2)).unfold(1, length, hop) * window
+        ctx.save_for_backward(window)
+        ctx.hop, ctx.samples = hop, wav.shape[1]
+        return torch.fft.rfft(frames).mT
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (window,) = ctx.saved_tensors
+        length, hop, samples = len(window), ctx.hop, ctx.samples
+        shares = window.new_full((length // 2 + 1, 2), 0.5)  # of bins that stand for two
+        shares[[0, -1]] = 1.0
+        parts = torch.view_as_real(gradients[0].mT).flatten(2) * shares.flatten()
+        halved = torch.view_as_complex(parts.unflatten(2, (-1, 2)))
+        frames = torch.fft.irfft(halved, length, norm="forward") * window
+        summed = _overlap_add(frames, hop)[:, length // 2 :]
+        missing = max(samples - summed.shape[1], 0)
+        return F.pad(summed, (0, missing))[:, :samples], None, None
+
+
+def _overlap_add(frames: Tensor, hop: int) -> Tensor:
+    """[N, windows, length] -> [N, (windows - 1) * hop + length], rounded up to whole hops."""
+    count, windows, length = frames.shape
+    parts = F.pad(frames, (0, -length % hop)).unflatten(2, (-1, hop))
+    lapping = parts.shape[2]
+    out = frames.new_zeros(count, windows + lapping - 1, hop)
+    for part in range(lapping):
+        out[:, part : part + windows] += parts[:, :, part]
+    return out.flatten(1)
 
 
 @lru_cache(maxsize=64)

@@ -124,8 +124,7 @@ class ReconstructionLoss(nn.Module):
     def _log_mel(self, spectra: Tensor, window: int) -> Tensor:
         mels = min(self.config.mels, max(window // 16, 4))
         bank = mel_filterbank(window, mels, self.sample_rate).to(spectra.device)
-        power = torch.view_as_real(spectra).square().sum(dim=-1)
-        return (bank @ (power + 1e-12).sqrt()).clamp(min=_LOG_FLOOR).log()
+        return (bank @ spectra.abs()).clamp(min=_LOG_FLOOR).log()
 
 
 def _parts(spectra: Tensor) -> Tensor:

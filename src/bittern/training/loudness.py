@@ -64,8 +64,8 @@ def _root_mean_square(frames: Tensor) -> Tensor:
 
 def _band_powers(wav: Waveform, window: int, bands: Tensor) -> Tensor:
     """Power by band over time, [B, C, T] -> [B, C, bands, F]; their sum is about the mean square."""
-    spectra = torch.view_as_real(stft(wav, window, window // 2))
-    return bands @ (spectra.square().sum(dim=-1) / 0.75)  # what a Hann window makes of the square
+    power = stft(wav, window, window // 2).abs().square()
+    return bands @ (power / 0.75)  # what a Hann window makes of the square
 
 
 def _loudness(power: Tensor, hearing: Tensor) -> Tensor:
