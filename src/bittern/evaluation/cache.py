@@ -22,7 +22,7 @@ from bittern.evaluation import scores
 from bittern.evaluation.clips import Clip, to_int16
 from bittern.evaluation.systems import System
 
-METRIC_PACKAGES = ("pesq", "pystoi", "visqol-python")
+METRIC_PACKAGES = ("pesq", "pystoi", "visqol-python", "speechmos")
 
 
 @dataclass(frozen=True, eq=False)

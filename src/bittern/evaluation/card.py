@@ -12,7 +12,7 @@ from bittern import checkpoint
 from bittern.errors import CodecError
 
 CARD, NOTES = "README.md", "training.md"
-_SHOWN = ("pesq_wb", "estoi", "visqol", "si_sdr", "log_mel")
+_SHOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "si_sdr", "log_mel")
 
 
 def write_card(folder: Path, report: Path) -> Path:

@@ -14,6 +14,7 @@ import soxr
 import torch
 from numpy.typing import NDArray
 
+from bittern.evaluation import dnsmos
 from bittern.metrics import log_mel_distance, log_spectral_distance, si_sdr
 
 if TYPE_CHECKING:
@@ -108,6 +109,11 @@ def _visqol(estimate: Samples, reference: Samples, sample_rate: int) -> float:
     return float(_visqol_speech().measure_from_arrays(original, decoded, PESQ_RATE).moslqo)
 
 
+def _dnsmos(estimate: Samples, reference: Samples, sample_rate: int) -> float:
+    del reference  # an opinion of the estimate by itself
+    return dnsmos.dnsmos(_resampled(estimate, sample_rate, dnsmos.RATE)).overall
+
+
 @functools.cache
 def _visqol_speech() -> "VisqolApi":
     """ViSQOL in speech mode with its polynomial mapping.
@@ -136,6 +142,7 @@ METRICS = (
     Metric("stoi", "STOI", "", True, 3, functools.partial(_stoi, extended=False)),
     Metric("estoi", "ESTOI", "", True, 3, functools.partial(_stoi, extended=True)),
     Metric("visqol", "ViSQOL speech", "MOS", True, 2, _visqol),
+    Metric("dnsmos", "DNSMOS", "MOS", True, 2, _dnsmos),
     Metric("si_sdr", "SI-SDR", "dB", True, 1, _torch_metric(si_sdr, rated=False)),
     Metric("log_mel", "Log-mel distance", "dB", False, 2, _torch_metric(log_mel_distance)),
     Metric("lsd", "Log-spectral distance", "dB", False, 2, _torch_metric(log_spectral_distance)),
