@@ -122,10 +122,32 @@ def test_reverb_is_the_convolution_of_the_whole_clip_with_a_response_from_its_pe
     assert late_crops > 0
 
 
-@pytest.mark.parametrize("name", ["mix", "noise", "reverb"])
+@pytest.mark.parametrize("speed", [0.8, 1.0, 1.25])
+def test_a_faster_tape_has_higher_tones_and_words_that_come_sooner(tmp_path, speed):
+    time = np.arange(4 * RATE) / RATE
+    tone = 0.3 * np.sin(2 * np.pi * 440 * time)
+    tone[RATE : RATE + 800] = 0
+    soundfile.write(tmp_path / "tone.wav", tone, RATE)
+    corpus = open_corpus(tmp_path, RATE, cache=tmp_path / "cache", quiet=True)
+    config = AugmentConfig(speed_probability=1.0, speed=(speed, speed))
+    wav = Augmentation(config, RATE, cache=str(tmp_path / "cache"), quiet=True).draw(
+        lambda first, samples: corpus.read(corpus.clips[0], first, samples),
+        lambda rng: np.zeros(0, np.float32),
+        samples=2 * RATE,
+        lead=0,
+        rng=np.random.default_rng(0),
+    )
+    assert wav.shape == (2 * RATE,)
+    frequency = np.abs(np.fft.rfft(wav[-RATE // 2 :] * np.hanning(RATE // 2))).argmax() * 2
+    assert frequency == pytest.approx(440 * speed, abs=2)
+    loudness = np.convolve(wav**2, np.ones(200), mode="same")[2000:-2000]
+    assert int(loudness.argmin()) + 2000 == pytest.approx((RATE + 400) / speed, abs=300)
+
+
+@pytest.mark.parametrize("name", ["speed", "mix", "noise", "reverb"])
 def test_each_is_done_with_its_probability(folders, make, name):
     roots = {"noise_root": str(folders / "noise"), "reverb_root": str(folders / "rooms")}
-    others = {f"{other}_probability": 0.0 for other in ("mix", "noise", "reverb")}
+    others = {f"{other}_probability": 0.0 for other in ("speed", "mix", "noise", "reverb")}
     some = make(100, **roots, **(others | {f"{name}_probability": 0.3}))
     clean = make(100)
     changed = sum(int((some[s] != clean[s]).flatten(1).any(dim=1).sum()) for s in range(3))
@@ -134,6 +156,7 @@ def test_each_is_done_with_its_probability(folders, make, name):
 
 def test_augmented_batches_depend_on_seed_step_and_place_alone(folders, make):
     settings = {
+        "speed_probability": 0.5,
         "mix_probability": 0.5,
         "noise_root": str(folders / "noise"),
         "reverb_root": str(folders / "rooms"),
@@ -171,6 +194,8 @@ def test_wrong_settings_and_folders_are_named(folders, tmp_path):
         AugmentConfig(mix_probability=1.5)
     with pytest.raises(ConfigError, match=r"augment\.noise_snr_db is \[9, 3\]"):
         AugmentConfig(noise_snr_db=(9, 3))
+    with pytest.raises(ConfigError, match=r"augment\.speed is \[0\.1, 1\.0\]"):
+        AugmentConfig(speed=(0.1, 1))
     config = AugmentConfig(reverb_root=str(tmp_path / "nowhere"))
     with pytest.raises(AudioError, match=r"augment\.reverb_root .* is not a folder"):
         Augmentation(config, RATE, cache=str(tmp_path / "cache"), quiet=True)

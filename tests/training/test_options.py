@@ -287,6 +287,8 @@ CASES: dict[str, Case] = {
     "data.validation_seconds": Case("0.05", held_out),
     "data.workers": Case("1", loading),
     "data.cache": Case("ROOT/elsewhere", cached),
+    "augment.speed_probability": Case("1", heard),
+    "augment.speed": Case("[1.1,1.1]", heard, ("augment.speed_probability=1",)),
     "augment.mix_probability": Case("1", heard),
     "augment.mix_db": Case("[-3,-3]", heard, ("augment.mix_probability=1",)),
     "augment.noise_root": Case("ROOT/noise", heard, ("augment.noise_probability=1",)),
