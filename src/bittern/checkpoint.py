@@ -150,6 +150,18 @@ def save(model: CodecModel, folder: Path, *, dtype: torch.dtype = torch.float32)
     return _fingerprint(data)
 
 
+def keep_entropy(model: CodecModel, source: str | Path, folder: Path) -> None:
+    """Copy the entropy model of a checkpoint, if it has one, beside a model whose codes mean the same.
+
+    Nothing is copied where the model has another number of stages.
+    """
+    origin = find(source)
+    own, given = model.config.quantizer, read_config(origin).quantizer
+    path = origin / ENTROPY_FILE
+    if (own.stages, own.codebook_size) == (given.stages, given.codebook_size) and path.exists():
+        write_atomically(folder / ENTROPY_FILE, path.read_bytes())
+
+
 def read_config(folder: Path) -> CodecConfig:
     try:
         return CodecConfig.from_json((folder / CONFIG_FILE).read_text())

@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 
+from bittern import checkpoint
 from bittern.config import CodecConfig
+from bittern.entropy import ENTROPY_FILE
 from bittern.errors import ConfigError
 from bittern.training.adversary import (
     AdversarialLoss,
@@ -12,6 +15,7 @@ from bittern.training.adversary import (
 )
 from bittern.training.balancer import Balancer
 from bittern.training.discriminators import period_and_band_set, stft_set, window_samples
+from bittern.training.entropy_fit import FitSettings, fit
 from bittern.training.trainer import Trainer
 
 SMALL = {"channels": 4, "window_ms": (16.0, 8.0), "periods": (2, 3)}
@@ -180,6 +184,24 @@ def test_decoder_only_leaves_codes_as_they_are_and_inherits_the_discriminators(s
     assert not all(
         torch.equal(v, decoder[k]) for k, v in second.learner.model.decoder.state_dict().items()
     )
+
+
+def test_the_entropy_model_stays_where_codes_keep_their_meaning(settings, tmp_path):
+    first = Trainer(settings())
+    first.fit()
+    start = first.folder / "last"
+    quantizer = first.learner.average.quantizer
+    codes = [np.random.default_rng(0).integers(0, 64, (quantizer.stages, 50))]
+    small = FitSettings(steps=2, batch_size=16, width=2, hidden=16, narrow=8)
+    (start / ENTROPY_FILE).write_bytes(fit(codes, quantizer.codewords.numpy(), small).to_bytes())
+    for name, change in (("decoder", ["train_only=decoder"]), ("all", [])):
+        run = Trainer(settings(*change, f"run={tmp_path / name}", f"init={start}"))
+        run.fit()
+        for kept in ("last", "best"):
+            entropy = checkpoint.load(run.folder / kept).entropy
+            assert (entropy is not None) == (name == "decoder")
+    decoder = checkpoint.load(tmp_path / "decoder/last").entropy
+    assert decoder.fingerprint == checkpoint.load(start).entropy.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from bittern.training.health import Health
 from bittern.training.learner import Learner
 from bittern.training.monitor import Monitor, by_stage
 from bittern.training.pace import Pace
-from bittern.training.settings import TrainConfig
+from bittern.training.settings import TrainConfig, TrainOnly
 from bittern.training.state import load_state, remove_leftovers, save_inheritance, save_state
 from bittern.training.validation import validate
 
@@ -143,7 +143,7 @@ class Trainer:
         ]
         if levels and sum(levels) / len(levels) > self.best:
             self.best = sum(levels) / len(levels)
-            checkpoint.save(average, self.folder / "best")
+            self._save_checkpoint("best")
 
     def save(self, *, last: bool) -> None:
         """Write the averaged weights as a checkpoint, and all that resuming needs.
@@ -153,10 +153,15 @@ class Trainer:
         """
         if not self.fabric.is_global_zero:
             return
-        checkpoint.save(self.learner.average, self.folder / "last")
+        self._save_checkpoint("last")
         if last:
             save_inheritance(self.folder / "last", self.learner.inheritance())
         save_state(self.folder, self.learner.state_dict() | {"best": self.best})
+
+    def _save_checkpoint(self, name: str) -> None:
+        checkpoint.save(self.learner.average, self.folder / name)
+        if self.config.train_only is TrainOnly.DECODER and self.config.init is not None:
+            checkpoint.keep_entropy(self.learner.average, self.config.init, self.folder / name)
 
     def _resume(self) -> bool:
         """Go on from the run folder's last state, if there is one."""
