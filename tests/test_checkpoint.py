@@ -75,6 +75,21 @@ def test_other_weights_have_another_fingerprint(tmp_path):
     assert checkpoint.save(model, tmp_path / "m") != first
 
 
+def test_weights_name_those_whose_files_they_decode(tmp_path):
+    model = build()
+    first = checkpoint.save(model, tmp_path / "first")
+    assert checkpoint.load(tmp_path / "first").decodes == ()
+    second = checkpoint.save(
+        model, tmp_path / "second", decodes=checkpoint.lineage(tmp_path / "first")
+    )
+    assert second != first
+    assert checkpoint.lineage(tmp_path / "second") == (second, first)
+    path = tmp_path / "second" / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(first.hex().encode(), b"no fingerprint !"))
+    with pytest.raises(ModelError, match="no fingerprint"):
+        checkpoint.load(tmp_path / "second")
+
+
 @pytest.mark.parametrize("norm", [Norm.NONE, Norm.WEIGHT])
 def test_loading_into_a_model_keeps_weight_norm_and_takes_other_numbers_of_stages(tmp_path, norm):
     config = dataclasses.replace(CONFIG, encoder=dataclasses.replace(CONFIG.encoder, norm=norm))

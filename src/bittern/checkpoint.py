@@ -5,8 +5,10 @@ not here but in `training/state.py`.
 """
 
 import hashlib
+import json
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -40,6 +42,7 @@ class Checkpoint:
     fingerprint: bytes
     folder: Path
     entropy: EntropyModel | None = None
+    decodes: tuple[bytes, ...] = ()  # earlier weights' fingerprints, whose codes mean the same here
 
 
 def load(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
@@ -51,10 +54,12 @@ def load(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Chec
     folder = find(name_or_folder)
     model = CodecModel(read_config(folder))
     fold_weight_norm(model)
-    state, fingerprint = _read_weights(folder)
+    state, data = _read_weights(folder)
     _fill(model, state, folder)
     model = model.eval().requires_grad_(False).to(device)
-    return Checkpoint(model, fingerprint, folder, _entropy_model(model, folder))
+    return Checkpoint(
+        model, _fingerprint(data), folder, _entropy_model(model, folder), _decodes(data)
+    )
 
 
 def _entropy_model(model: CodecModel, folder: Path) -> EntropyModel | None:
@@ -128,13 +133,21 @@ def _deepened(state: dict[str, Tensor], model: CodecModel, folder: Path) -> dict
     return state
 
 
-def save(model: CodecModel, folder: Path, *, dtype: torch.dtype = torch.float32) -> bytes:
+def save(
+    model: CodecModel,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    decodes: Iterable[bytes] = (),
+) -> bytes:
     """Write config and folded weights; each file replaces its predecessor at once, or not at all.
 
     Args:
         model: what to save; it is not changed.
         folder: made if it does not exist.
         dtype: of the stored weights; float16 halves the size.
+        decodes: fingerprints of earlier weights that differ in the decoder alone: files made with
+            them can be decoded with these.
 
     Returns:
         The fingerprint of the weights.
@@ -144,7 +157,10 @@ def save(model: CodecModel, folder: Path, *, dtype: torch.dtype = torch.float32)
         key: value.cpu().contiguous().to(torch.float32 if key.startswith(_KEPT_WIDE) else dtype)
         for key, value in folded_state(model).items()
     }
-    data = dump_tensors(state, metadata={"format": "bittern"})
+    metadata = {"format": "bittern"}
+    if earlier := ",".join(fingerprint.hex() for fingerprint in decodes):
+        metadata["decodes"] = earlier
+    data = dump_tensors(state, metadata=metadata)
     write_atomically(folder / WEIGHTS_FILE, data)
     write_atomically(folder / CONFIG_FILE, model.config.to_json().encode())
     return _fingerprint(data)
@@ -214,7 +230,30 @@ def _fingerprint(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:FINGERPRINT_BYTES]
 
 
+def lineage(name_or_folder: str | Path) -> tuple[bytes, ...]:
+    """Fingerprints of a checkpoint and of those whose files it decodes, for a better decoder of theirs.
+
+    Raises:
+        ModelError: as for `load`.
+    """
+    _, data = _read_weights(find(name_or_folder))
+    return (_fingerprint(data), *_decodes(data))
+
+
+def _decodes(data: bytes) -> tuple[bytes, ...]:
+    """What `save` was told, from a file that has been read before."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    given = header.get("__metadata__", {}).get("decodes", "")
+    try:
+        return tuple(bytes.fromhex(part) for part in given.split(",") if part)
+    except ValueError:
+        raise ModelError(
+            f"{WEIGHTS_FILE}: metadata names {given!r}, which are no fingerprints"
+        ) from None
+
+
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], bytes]:
+    """Tensors in float32, and the file's bytes."""
     path = folder / WEIGHTS_FILE
     try:
         data = path.read_bytes()
@@ -223,7 +262,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], bytes]:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except SafetensorError as error:
         raise ModelError(f"{path}: not a complete safetensors file ({error})") from None
-    return {key: value.float() for key, value in state.items()}, _fingerprint(data)
+    return {key: value.float() for key, value in state.items()}, data
 
 
 def _fill(

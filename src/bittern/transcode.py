@@ -322,7 +322,7 @@ def _codes(
 
 def _check_fits(reader: bitstream.Reader | Salvage, codec: Checkpoint) -> None:
     header, config = reader.header, codec.model.config
-    if header.fingerprint != codec.fingerprint:
+    if header.fingerprint not in (codec.fingerprint, *codec.decodes):
         raise ModelMismatchError(
             f"{reader.name}: made by model {header.fingerprint.hex()}, but "
             f"{codec.fingerprint.hex()} ({config.name}) was given. Pass --model with the name or "

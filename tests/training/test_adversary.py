@@ -3,10 +3,10 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from bittern import checkpoint
+import bittern
 from bittern.config import CodecConfig
 from bittern.entropy import ENTROPY_FILE
-from bittern.errors import ConfigError
+from bittern.errors import ConfigError, ModelMismatchError
 from bittern.training.adversary import (
     AdversarialLoss,
     Adversary,
@@ -186,7 +186,7 @@ def test_decoder_only_leaves_codes_as_they_are_and_inherits_the_discriminators(s
     )
 
 
-def test_the_entropy_model_stays_where_codes_keep_their_meaning(settings, tmp_path):
+def test_files_and_entropy_model_stay_good_where_codes_keep_their_meaning(settings, tmp_path):
     first = Trainer(settings())
     first.fit()
     start = first.folder / "last"
@@ -194,14 +194,23 @@ def test_the_entropy_model_stays_where_codes_keep_their_meaning(settings, tmp_pa
     codes = [np.random.default_rng(0).integers(0, 64, (quantizer.stages, 50))]
     small = FitSettings(steps=2, batch_size=16, width=2, hidden=16, narrow=8)
     (start / ENTROPY_FILE).write_bytes(fit(codes, quantizer.codewords.numpy(), small).to_bytes())
-    for name, change in (("decoder", ["train_only=decoder"]), ("all", [])):
-        run = Trainer(settings(*change, f"run={tmp_path / name}", f"init={start}"))
-        run.fit()
+    made = bittern.load(start, device="cpu")
+    file = made.compress(noise(1, 8000), made.sample_rate)
+    for name, origin in (("decoder", start), ("again", tmp_path / "decoder/best")):
+        run = settings("train_only=decoder", f"run={tmp_path / name}", f"init={origin}")
+        Trainer(run).fit()
         for kept in ("last", "best"):
-            entropy = checkpoint.load(run.folder / kept).entropy
-            assert (entropy is not None) == (name == "decoder")
-    decoder = checkpoint.load(tmp_path / "decoder/last").entropy
-    assert decoder.fingerprint == checkpoint.load(start).entropy.fingerprint
+            later = bittern.load(tmp_path / name / kept, device="cpu")
+            assert later.entropy.fingerprint == made.entropy.fingerprint
+            decoded = later.decompress(file).wav
+            assert not torch.equal(decoded, made.decompress(file).wav)
+            codes = made.encode(noise(1, 1, 8000))
+            assert torch.equal(decoded[None], later.decode(codes, length=8000))
+    Trainer(settings(f"run={tmp_path / 'all'}", f"init={start}")).fit()
+    other = bittern.load(tmp_path / "all/last", device="cpu")
+    assert other.entropy is None
+    with pytest.raises(ModelMismatchError, match="made by model"):
+        other.decompress(file)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ def write_card(folder: Path, report: Path) -> Path:
         f"| networks | {parameters / 1e6:.1f} M parameters |",
         f"| codebooks | {codebooks / 1e6:.1f} M numbers |",
         f"| weights | {size / 1e6:.1f} MB, fingerprint `{loaded.fingerprint.hex()}` |",
+        *_decodes(loaded),
         "",
         "## Scores",
         "",
@@ -68,6 +69,13 @@ def write_card(folder: Path, report: Path) -> Path:
     path = folder / CARD
     checkpoint.write_atomically(path, ("\n".join(lines) + "\n").encode())
     return path
+
+
+def _decodes(loaded: checkpoint.Checkpoint) -> list[str]:
+    if not loaded.decodes:
+        return []
+    earlier = ", ".join(f"`{fingerprint.hex()}`" for fingerprint in loaded.decodes)
+    return [f"| decodes files of | {earlier}: earlier weights, with another decoder |"]
 
 
 def _table(document: dict[str, Any], systems: list[dict[str, Any]]) -> list[str]:

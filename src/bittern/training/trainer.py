@@ -67,6 +67,9 @@ class Trainer:
         )
         self.clips = validation_batch(self.corpus, held_out, config.data)
         self.learner = Learner(config, self.fabric, self.batches)
+        self.decodes: tuple[bytes, ...] = ()  # weights whose files these will decode
+        if config.train_only is TrainOnly.DECODER and config.init is not None:
+            self.decodes = checkpoint.lineage(config.init)
         self.best = float("-inf")
         self.notes: list[str] = []  # of the start, for the monitor to say
         if not self._resume() and config.init is not None:
@@ -159,9 +162,11 @@ class Trainer:
         save_state(self.folder, self.learner.state_dict() | {"best": self.best})
 
     def _save_checkpoint(self, name: str) -> None:
-        checkpoint.save(self.learner.average, self.folder / name)
-        if self.config.train_only is TrainOnly.DECODER and self.config.init is not None:
-            checkpoint.keep_entropy(self.learner.average, self.config.init, self.folder / name)
+        """Write the averaged weights; where codes keep their meaning, with what belongs to codes."""
+        folder = self.folder / name
+        checkpoint.save(self.learner.average, folder, decodes=self.decodes)
+        if self.decodes and self.config.init is not None:
+            checkpoint.keep_entropy(self.learner.average, self.config.init, folder)
 
     def _resume(self) -> bool:
         """Go on from the run folder's last state, if there is one."""
