@@ -18,6 +18,8 @@ from bittern.evaluation.clips import Clip, Rejected
 from bittern.evaluation.scores import METRICS
 from bittern.evaluation.systems import Family, System
 
+_IN_MARKDOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "log_mel")
+
 
 @dataclass(frozen=True)
 class Result:
@@ -208,9 +210,7 @@ def as_text(report: Report) -> str:
 def as_markdown(report: Report) -> str:
     """The same for a README or a model card, with intervals."""
     document = report.as_dict()
-    shown = [
-        metric for metric in METRICS if metric.key in ("pesq_wb", "estoi", "visqol", "log_mel")
-    ]
+    shown = [metric for metric in METRICS if metric.key in _IN_MARKDOWN]
     seconds = sum(clip.seconds for clip in report.clips)
     lines = [
         "| codec | kbit/s | " + " | ".join(metric.label for metric in shown) + " |",
