@@ -1,4 +1,7 @@
 import dataclasses
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -88,6 +91,33 @@ def test_weights_name_those_whose_files_they_decode(tmp_path):
     path.write_bytes(path.read_bytes().replace(first.hex().encode(), b"no fingerprint !"))
     with pytest.raises(ModelError, match="no fingerprint"):
         checkpoint.load(tmp_path / "second")
+
+
+def test_a_published_checkpoint_is_half_as_large_and_keeps_what_belongs_to_it(
+    tmp_path, monkeypatch, capsys
+):
+    script = str(Path(__file__).parents[1] / "scripts" / "publish.py")
+    model = build()
+    checkpoint.save(model, tmp_path / "run", decodes=[bytes(8)])
+    (tmp_path / "run" / "training.pt").write_bytes(b"for training only")
+    monkeypatch.setattr(sys, "argv", ["publish.py", str(tmp_path / "run"), str(tmp_path / "out")])
+    runpy.run_path(script, run_name="__main__")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    before, after = (checkpoint.load(tmp_path / name) for name in ("run", "out"))
+    assert after.decodes == (bytes(8),)
+    assert after.fingerprint.hex() in capsys.readouterr().out
+    sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("run", "out")]
+    assert sizes[1] < 0.6 * sizes[0]
+    torch.testing.assert_close(
+        after.model.quantizer.codewords, before.model.quantizer.codewords, rtol=1e-3, atol=1e-6
+    )
+    monkeypatch.setattr(sys, "argv", ["publish.py", str(tmp_path / "none"), str(tmp_path / "new")])
+    with pytest.raises(SystemExit, match="publish: model .* is neither a folder"):
+        runpy.run_path(script, run_name="__main__")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("norm", [Norm.NONE, Norm.WEIGHT])
