@@ -1,4 +1,4 @@
-"""Make a checkpoint fit to be passed on: python scripts/publish.py runs/mine/last checkpoints/mine
+"""Make a checkpoint fit to be passed on: python scripts/publish.py CHECKPOINT OUT.
 
 Weights become float16, half as large. The entropy model goes along if there is one; if not, fit one with
 scripts/train_entropy.py, so that files are smaller. Left behind is what only training needs.

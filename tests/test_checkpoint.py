@@ -115,7 +115,7 @@ def test_a_published_checkpoint_is_half_as_large_and_keeps_what_belongs_to_it(
         after.model.quantizer.codewords, before.model.quantizer.codewords, rtol=1e-3, atol=1e-6
     )
     monkeypatch.setattr(sys, "argv", ["publish.py", str(tmp_path / "none"), str(tmp_path / "new")])
-    with pytest.raises(SystemExit, match="publish: model .* is neither a folder"):
+    with pytest.raises(SystemExit, match=r"publish: model .* is neither a folder"):
         runpy.run_path(script, run_name="__main__")
     assert not (tmp_path / "new").exists()
 
