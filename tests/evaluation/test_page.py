@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bittern.evaluation import page
+from bittern.evaluation.scores import METRICS
 
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -189,7 +190,7 @@ def test_curves_of_every_metric_are_drawn(opened):
     from selenium.webdriver.common.by import By
 
     buttons = opened.find_elements(By.CSS_SELECTOR, "#metric-choices button")
-    assert len(buttons) == 7
+    assert len(buttons) == len(METRICS)
     for button in buttons:
         button.click()
         assert len(opened.find_elements(By.CSS_SELECTOR, "#plot .point")) == 4
