@@ -47,15 +47,24 @@ def dnsmos(samples: NDArray[np.floating]) -> Opinion:
     while len(heard) < length:
         heard = np.concatenate([heard, heard])
     starts = [RATE * second for second in range(int(len(heard) // RATE - _SECONDS) + 1)]
-    outputs = [_network().run(None, {"input_1": heard[None, s : s + length]})[0] for s in starts]
+    # what is repeated need be heard once
+    shifts, counts = np.unique([start % len(samples) for start in starts], return_counts=True)
+    outputs = [_network().run(None, {"input_1": heard[None, s : s + length]})[0] for s in shifts]
     rows = np.concatenate([np.asarray(output, dtype=np.float64) for output in outputs])
-    scores = [np.polyval(p, column).mean() for p, column in zip(_POLYNOMIALS, rows.T, strict=True)]
-    return Opinion(*map(float, scores))
+    return Opinion(
+        *(
+            float(np.average(np.polyval(polynomial, column), weights=counts))
+            for polynomial, column in zip(_POLYNOMIALS, rows.T, strict=True)
+        )
+    )
 
 
 @functools.cache
 def _network() -> "InferenceSession":
-    from onnxruntime import InferenceSession, SessionOptions
+    from onnxruntime import (
+        InferenceSession,
+        SessionOptions,  # type: ignore[attr-defined]  # in a compiled module
+    )
 
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # processes are the parallelism
