@@ -58,7 +58,7 @@ def load(name_or_folder: str | Path, device: str | torch.device = "cpu") -> Chec
     _fill(model, state, folder)
     model = model.eval().requires_grad_(False).to(device)
     return Checkpoint(
-        model, _fingerprint(data), folder, _entropy_model(model, folder), _decodes(data)
+        model, _fingerprint(data), folder, _entropy_model(model, folder), _decodes(data, folder)
     )
 
 
@@ -236,11 +236,12 @@ def lineage(name_or_folder: str | Path) -> tuple[bytes, ...]:
     Raises:
         ModelError: as for `load`.
     """
-    _, data = _read_weights(find(name_or_folder))
-    return (_fingerprint(data), *_decodes(data))
+    folder = find(name_or_folder)
+    _, data = _read_weights(folder)
+    return (_fingerprint(data), *_decodes(data, folder))
 
 
-def _decodes(data: bytes) -> tuple[bytes, ...]:
+def _decodes(data: bytes, folder: Path) -> tuple[bytes, ...]:
     """What `save` was told, from a file that has been read before."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     given = header.get("__metadata__", {}).get("decodes", "")
@@ -248,7 +249,7 @@ def _decodes(data: bytes) -> tuple[bytes, ...]:
         return tuple(bytes.fromhex(part) for part in given.split(",") if part)
     except ValueError:
         raise ModelError(
-            f"{WEIGHTS_FILE}: metadata names {given!r}, which are no fingerprints"
+            f"{folder / WEIGHTS_FILE}: `decodes` is {given!r}; expected fingerprints in hexadecimal"
         ) from None
 
 

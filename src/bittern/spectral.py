@@ -29,7 +29,7 @@ class _Spectra(torch.autograd.Function):
     """Spectra of windows of [N, T], as complex [N, bins, windows].
 
     The same as `torch.stft`, whose gradient takes a transform of complex numbers and adds sample by
-    sample: this one takes half the time on a CPU.
+    sample, which takes a CPU longer.
     """
 
     @staticmethod
