@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bittern.audio import READABLE
+from bittern.audio.streams import READABLE
 from bittern.training.corpus import hash_share
 
 

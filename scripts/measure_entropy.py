@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import bittern
-from bittern.audio import gather, open_audio
+from bittern.audio.streams import gather, open_audio
 from bittern.codec import Codec
 from bittern.errors import AudioError, ConfigError
 from bittern.evaluation import coders, coding

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 import bittern
-from bittern import audio
+from bittern.audio import streams as audio
 from bittern.evaluation.loss import loss_scores
 
 parser = argparse.ArgumentParser(description=__doc__)

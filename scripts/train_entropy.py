@@ -12,7 +12,7 @@ import torch
 
 import bittern
 from bittern.checkpoint import write_atomically
-from bittern.entropy import ENTROPY_FILE
+from bittern.format.entropy import ENTROPY_FILE
 from bittern.shipped import find
 from bittern.training.entropy_fit import FitSettings, encode_folder, fit
 from bittern.training.settings import key_values

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from bittern import bitstream, entropy
-from bittern.bitstream import Header, Reader, Writer
-from bittern.entropy import EntropyModel
+from bittern.format import container as bitstream
+from bittern.format import entropy
+from bittern.format.container import Header, Reader, Writer
+from bittern.format.entropy import EntropyModel
 
 CHUNK = 96
 _ROWS = entropy._ROWS

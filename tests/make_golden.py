@@ -12,7 +12,7 @@ import numpy as np
 from entropy_program import CHUNK, write
 from test_entropy import golden_weights, likely_codes
 
-from bittern.entropy import ENTROPY_FILE, EntropyModel
+from bittern.format.entropy import ENTROPY_FILE, EntropyModel
 
 GOLDEN = Path(__file__).parent / "golden"
 FRAMES = 250

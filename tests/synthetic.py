@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from bittern.config import CodecConfig
-from bittern.model import CodecModel
+from bittern.model.codec_model import CodecModel
 
 
 def make_sound(samples: int, *, channels: int = 1, sample_rate: int = 16_000, seed: int = 0):

@@ -7,10 +7,11 @@ import soundfile as sf
 import soxr
 from synthetic import make_sound
 
-from bittern import audio, wav
-from bittern.audio import Resampler, array_stream, resampled_length
+from bittern.audio import streams as audio
+from bittern.audio import wav
+from bittern.audio.atomic import atomic_file
+from bittern.audio.streams import Resampler, array_stream, resampled_length
 from bittern.errors import AudioError, CodecError
-from bittern.files import atomic_file
 
 
 @pytest.mark.parametrize(

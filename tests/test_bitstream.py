@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bittern.bitstream import (
+from bittern.errors import FormatError
+from bittern.format.container import (
     CHUNK_OVERHEAD_BYTES,
     HEADER_BYTES,
     Chunk,
@@ -19,7 +20,6 @@ from bittern.bitstream import (
     pack,
     unpack,
 )
-from bittern.errors import FormatError
 
 
 def header_of(**changes) -> Header:

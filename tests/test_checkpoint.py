@@ -16,7 +16,7 @@ from bittern.config import (
     QuantizerConfig,
 )
 from bittern.errors import ModelError
-from bittern.model import CodecModel
+from bittern.model.codec_model import CodecModel
 
 CONFIG = CodecConfig(
     name="small",

@@ -8,10 +8,10 @@ import torch
 from synthetic import make_model
 
 import bittern
-from bittern import audio
+from bittern.audio import streams as audio
 from bittern.config import CodecConfig, LinearPath, NetworkConfig, NetworkInput, QuantizerConfig
-from bittern.model import CodecModel
-from bittern.stream import StreamingDecoder, StreamingEncoder
+from bittern.model.codec_model import CodecModel
+from bittern.model.stream import StreamingDecoder, StreamingEncoder
 
 SPEECH = Path(__file__).parents[1] / "examples" / "speech.flac"
 TIE = 1e-5  # of the energy of what is compared

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from bittern.codebook import EmaCodebooks, kmeans
 from bittern.config import QuantizerConfig
-from bittern.quantizer import ResidualQuantizer
+from bittern.model.quantizer import ResidualQuantizer
+from bittern.training.codebook import EmaCodebooks, kmeans
 
 
 def normal(*shape, seed=0):

@@ -10,8 +10,8 @@ from synthetic import make_model, make_sound
 from test_bitstream import damaged_copies
 
 import bittern
-from bittern import audio, bitstream
-from bittern.bitstream import CHUNK_OVERHEAD_BYTES, HEADER_BYTES
+from bittern.audio import streams as audio
+from bittern.audio.atomic import refuse_same_file
 from bittern.checkpoint import Checkpoint, save
 from bittern.codec import Codec
 from bittern.config import CodecConfig, LinearPath, NetworkConfig, NetworkInput, QuantizerConfig
@@ -23,7 +23,8 @@ from bittern.errors import (
     ModelError,
     ModelMismatchError,
 )
-from bittern.files import refuse_same_file
+from bittern.format import container as bitstream
+from bittern.format.container import CHUNK_OVERHEAD_BYTES, HEADER_BYTES
 
 LENGTHS = [0, 1, 319, 320, 321, 5_000]
 

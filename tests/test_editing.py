@@ -13,11 +13,11 @@ from test_bitstream import example, header_of, random_codes, read_file, write_fi
 import bittern
 import bittern.cli
 from bittern import shipped
-from bittern.bitstream import Reader, Writer, unpack
 from bittern.codec import Codec
-from bittern.editing import cat, cut, trim
-from bittern.entropy import ENTROPY_FILE
 from bittern.errors import FormatError
+from bittern.format.container import Reader, Writer, unpack
+from bittern.format.edit import cat, cut, trim
+from bittern.format.entropy import ENTROPY_FILE
 
 NO_ENTROPY_MODEL = 3
 EXAMPLE = Path(__file__).parents[1] / "examples/speech.flac"

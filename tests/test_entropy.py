@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bittern
-from bittern import bitstream, editing, packing
 from bittern.cli import main
 from bittern.codec import Codec
-from bittern.entropy import ENTROPY_FILE, EntropyModel, power_table
 from bittern.errors import ConfigError, FormatError, ModelError, ModelMismatchError
-from bittern.rangecoder import TOTAL, RangeDecoder, RangeEncoder
+from bittern.format import container as bitstream
+from bittern.format import edit as editing
+from bittern.format import payload as packing
+from bittern.format.entropy import ENTROPY_FILE, EntropyModel, power_table
+from bittern.format.rangecoder import TOTAL, RangeDecoder, RangeEncoder
 from bittern.training.entropy_fit import FitSettings, fit
 
 STAGES, SIZE, BITS = 4, 64, 6
@@ -187,7 +189,7 @@ def golden_stages() -> list[bytes]:
 
 
 def golden_weights() -> bytes:
-    from bittern.entropy import EntropyWeights
+    from bittern.format.entropy import EntropyWeights
 
     rng = np.random.RandomState(0)  # its numbers are frozen
 
@@ -351,7 +353,7 @@ def test_an_empty_file_is_a_file(
     for name in ("joined", "trimmed", "span"):
         assert sf.info(f"{name}.wav").frames == 0
     live = io.BytesIO()
-    silence = bittern.audio.array_stream(np.zeros((1, 0), np.float32), 16_000)
+    silence = bittern.audio.streams.array_stream(np.zeros((1, 0), np.float32), 16_000)
     entropy_codec.compress_stream(silence, live, live=True, coder="range")
     assert entropy_codec.decompress(live.getvalue()).wav.shape == (1, 0)
 

@@ -19,10 +19,10 @@ from entropy_program import CHUNK, digest, read, write
 from test_entropy import BITS, STAGES, golden_weights, likely_codes
 
 import bittern
-from bittern import packing
-from bittern.bitstream import Reader
 from bittern.codec import Codec
-from bittern.entropy import ENTROPY_FILE, EntropyModel
+from bittern.format import payload as packing
+from bittern.format.container import Reader
+from bittern.format.entropy import ENTROPY_FILE, EntropyModel
 
 ROOT = Path(__file__).parents[1]
 OTHER_PYTHON = os.environ.get("BITTERN_OTHER_PYTHON")  # with another torch; Bittern need not be in

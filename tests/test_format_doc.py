@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bittern.bitstream import CHUNK_OVERHEAD_BYTES, HEADER_BYTES, Header, Reader, Writer, unpack
+from bittern.format.container import (
+    CHUNK_OVERHEAD_BYTES,
+    HEADER_BYTES,
+    Header,
+    Reader,
+    Writer,
+    unpack,
+)
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
 CODES = np.array([[[1, 2, 3], [1023, 512, 0]]])

@@ -9,8 +9,8 @@ import pytest
 from pystoi import stoi
 
 import bittern
-from bittern import audio
-from bittern.loss import BurstLoss
+from bittern.audio import streams as audio
+from bittern.format.erasures import BurstLoss
 
 SPEECH = Path(__file__).parents[1] / "examples" / "speech.flac"
 

@@ -16,9 +16,9 @@ from bittern.config import (
     QuantizerConfig,
     Shortcut,
 )
-from bittern.model import CodecModel
-from bittern.nn.envelope import SpectralEnvelope
-from bittern.nn.transform import LinearTransform, mdct_basis
+from bittern.model.codec_model import CodecModel
+from bittern.model.envelope import SpectralEnvelope
+from bittern.model.mdct import LinearTransform, mdct_basis
 from bittern.spectral import mel_filterbank, stft
 
 SPECTRUM = NetworkConfig(channels=(24,), residual_units=(2,))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from bittern.config import QuantizerConfig
-from bittern.quantizer import ResidualQuantizer, code_statistics, draw_stages, nearest
+from bittern.model.quantizer import ResidualQuantizer, code_statistics, draw_stages, nearest
 
 STAGES, ENTRIES, DIM = 6, 64, 16
 

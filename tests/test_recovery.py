@@ -11,15 +11,15 @@ import pytest
 import torch
 from synthetic import make_sound
 
-from bittern.bitstream import Chunk, Reader
 from bittern.errors import CodecError, FormatError
-from bittern.recovery import Salvage
+from bittern.format.container import Chunk, Reader
+from bittern.format.salvage import Salvage
 
 CHUNK = 16  # frames, 0.32 s
 
 
 def compressed(codec, samples: int = 64_000, *, live: bool = False, rate: int = 16_000) -> bytes:
-    from bittern import audio
+    from bittern.audio import streams as audio
 
     file = io.BytesIO()
     source = audio.array_stream(make_sound(samples, sample_rate=rate), rate)

@@ -7,8 +7,8 @@ import torch
 
 from bittern import checkpoint
 from bittern.config import QuantizerConfig
-from bittern.quantizer import ResidualQuantizer
-from bittern.search import search_codes
+from bittern.model.quantizer import ResidualQuantizer
+from bittern.model.search import search_codes
 
 STAGES, ENTRIES, DIM = 3, 8, 4
 EXAMPLE = Path(__file__).parents[1] / "examples/speech.flac"

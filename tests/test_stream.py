@@ -11,7 +11,7 @@ from synthetic import make_model, make_sound
 
 import bittern
 from bittern.config import CodecConfig, LinearPath, NetworkConfig, NetworkInput, QuantizerConfig
-from bittern.stream import StreamingDecoder, StreamingEncoder
+from bittern.model.stream import StreamingDecoder, StreamingEncoder
 
 EXAMPLE = Path(__file__).parents[1] / "examples/speech.flac"
 SMALL = QuantizerConfig(stages=6, codebook_size=64)

@@ -19,7 +19,7 @@ from bittern.errors import (
 if TYPE_CHECKING:
     from bittern.codec import Codec, load
     from bittern.config import CodecConfig
-    from bittern.stream import StreamingDecoder, StreamingEncoder
+    from bittern.model.stream import StreamingDecoder, StreamingEncoder
 
     __version__: str
 
@@ -42,8 +42,8 @@ _HOMES = {
     "Codec": "bittern.codec",
     "load": "bittern.codec",
     "CodecConfig": "bittern.config",
-    "StreamingDecoder": "bittern.stream",
-    "StreamingEncoder": "bittern.stream",
+    "StreamingDecoder": "bittern.model.stream",
+    "StreamingEncoder": "bittern.model.stream",
 }
 
 

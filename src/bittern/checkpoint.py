@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from bittern.config import CodecConfig
-from bittern.entropy import ENTROPY_FILE, EntropyModel
-from bittern.entropy import load as load_entropy
 from bittern.errors import ConfigError, ModelError
-from bittern.model import CodecModel
-from bittern.nn.seanet import deepen
+from bittern.format.entropy import ENTROPY_FILE, EntropyModel
+from bittern.format.entropy import load as load_entropy
+from bittern.model.codec_model import CodecModel
+from bittern.model.seanet import deepen
 from bittern.shipped import CONFIG_FILE as CONFIG_FILE
 from bittern.shipped import find as find
 

@@ -21,16 +21,19 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from bittern import audio, bitstream, checkpoint, transcode
-from bittern.audio import AudioStream
+from bittern import checkpoint
+from bittern import pipeline as transcode
+from bittern.audio import streams as audio
+from bittern.audio.atomic import atomic_file, refuse_same_file
+from bittern.audio.streams import AudioStream
 from bittern.config import SEARCH_WIDTH, CodecConfig
-from bittern.entropy import ENTROPY_FILE, EntropyModel
 from bittern.errors import ConfigError
-from bittern.files import atomic_file, refuse_same_file
-from bittern.loss import BurstLoss
-from bittern.model import CodecModel
+from bittern.format import container as bitstream
+from bittern.format.entropy import ENTROPY_FILE, EntropyModel
+from bittern.format.erasures import BurstLoss
+from bittern.model.codec_model import CodecModel
+from bittern.pipeline import CHUNK_SECONDS, DecodedStream, Receipt
 from bittern.shapes import Codes, Waveform
-from bittern.transcode import CHUNK_SECONDS, DecodedStream, Receipt
 
 
 class Audio(NamedTuple):

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from bittern import bitstream
-from bittern.audio import Resampler
-from bittern.bitstream import Chunk, Reader
+from bittern.audio.streams import Resampler
+from bittern.audio.wav import Block
 from bittern.errors import ConfigError
-from bittern.loss import BurstLoss
-from bittern.model import CodecModel
-from bittern.packing import Coder
-from bittern.recovery import Gap, Salvage
+from bittern.format import container as bitstream
+from bittern.format.container import Chunk, Reader
+from bittern.format.erasures import BurstLoss
+from bittern.format.payload import Coder
+from bittern.format.salvage import Gap, Salvage
+from bittern.model.codec_model import CodecModel
+from bittern.model.stream import StreamingDecoder
 from bittern.shapes import Codes, Waveform
-from bittern.stream import StreamingDecoder
-from bittern.wav import Block
 
 _DECODE_FRAMES = 512  # at once at most, of all streams, however long chunks claim to be
 _RESAMPLER_SECONDS = 0.25  # longer than the resampler's filters look back

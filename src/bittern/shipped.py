@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bittern import entropy
-from bittern.entropy import EntropyModel
 from bittern.errors import ModelError, ModelMismatchError
-from bittern.packing import ChunkCoder
+from bittern.format import entropy
+from bittern.format.entropy import EntropyModel
+from bittern.format.payload import ChunkCoder
 
 CONFIG_FILE = "config.json"
 

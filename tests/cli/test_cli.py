@@ -17,7 +17,7 @@ import soundfile as sf
 from synthetic import make_sound
 
 import bittern
-from bittern import audio
+from bittern.audio import streams as audio
 from bittern.cli import main
 
 USAGE, BAD_AUDIO, BAD_MODEL, DAMAGED = 1, 2, 3, 4

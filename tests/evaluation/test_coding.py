@@ -92,6 +92,6 @@ def test_designs_are_lossless_and_gain_what_the_codes_depend_on() -> None:
 def test_a_trimmed_file_holds_the_codes(tiny_codec: bittern.Codec) -> None:
     data = tiny_codec.compress(torch.randn(1, 20_000) * 0.1, 16_000, coder="raw")
     codes = coding._codes(trimmed(data, 3))
-    reader = bittern.bitstream.Reader(io.BytesIO(data), "x")
-    whole = [bittern.bitstream.unpack(chunk, reader.header)[0] for chunk in reader]
+    reader = bittern.format.container.Reader(io.BytesIO(data), "x")
+    whole = [bittern.format.container.unpack(chunk, reader.header)[0] for chunk in reader]
     assert np.array_equal(codes, np.concatenate(whole, axis=1)[:3])

@@ -4,9 +4,9 @@ import numpy as np
 
 import bittern
 from bittern.checkpoint import find
-from bittern.entropy import ENTROPY_FILE
 from bittern.evaluation.clips import Clip
 from bittern.evaluation.systems import model_family, trimmed
+from bittern.format.entropy import ENTROPY_FILE
 
 
 def test_results_with_and_without_an_entropy_model_are_kept_apart(tmp_path):

@@ -5,8 +5,8 @@ from lightning_fabric import Fabric
 
 import bittern
 from bittern.config import CodecConfig
-from bittern.entropy import ENTROPY_FILE
 from bittern.errors import ConfigError, ModelMismatchError
+from bittern.format.entropy import ENTROPY_FILE
 from bittern.training.adversary import (
     AdversarialLoss,
     Adversary,

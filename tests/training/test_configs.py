@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from bittern.model import CodecModel
+from bittern.model.codec_model import CodecModel
 from bittern.training.run import compose, config_folder
 from bittern.training.settings import TrainConfig
 

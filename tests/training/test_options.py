@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from bittern.errors import ConfigError
-from bittern.model import CodecModel
+from bittern.model.codec_model import CodecModel
 from bittern.training.data import batches_from
 from bittern.training.errors import DivergedError
 from bittern.training.run import config_folder

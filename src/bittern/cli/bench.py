@@ -15,7 +15,7 @@ from bittern.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from bittern.benchmark import Benchmark
+    from bittern.evaluation.benchmark import Benchmark
 
 
 def add_bench(commands: Commands) -> None:
@@ -34,8 +34,8 @@ def add_bench(commands: Commands) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from bittern import benchmark
     from bittern.codec import load
+    from bittern.evaluation import benchmark
 
     codec = load(args.model, args.device)
     codec.bitrate_kbps(args.stages)  # refuses stages that it does not have

@@ -27,10 +27,10 @@ from bittern.cli.progress import Progress
 from bittern.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bittern import audio
+    from bittern.audio import streams as audio
     from bittern.codec import Codec
-    from bittern.recovery import Gap
-    from bittern.transcode import Receipt
+    from bittern.format.salvage import Gap
+    from bittern.pipeline import Receipt
 
 
 def add_compress(commands: Commands) -> None:
@@ -116,7 +116,7 @@ def _length(stream: "audio.AudioStream") -> float | None:
 def _audio_input(
     source: str, args: argparse.Namespace
 ) -> "AbstractContextManager[audio.AudioStream]":
-    from bittern import audio
+    from bittern.audio import streams as audio
 
     name, pipe = label(source), sys.stdin.buffer
     if source != PIPE:
@@ -187,7 +187,7 @@ def _decompress(args: argparse.Namespace) -> int:
 def _decompress_one(
     codec: "Codec", source: str, target: str, args: argparse.Namespace, *, quiet: bool
 ) -> "Receipt":
-    from bittern import audio
+    from bittern.audio import streams as audio
 
     with _open_container(source, args) as file:
         stream = codec.decompress_stream(
@@ -259,7 +259,7 @@ def _say_model(codec: "Codec", args: argparse.Namespace) -> None:
 
 
 def _refuse_audio_name(target: str) -> None:
-    from bittern.audio import READABLE
+    from bittern.audio.streams import READABLE
 
     if Path(target).suffix.lower() in READABLE:
         raise ConfigError(

@@ -14,10 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from bittern import bitstream, editing, shipped
+from bittern import shipped
 from bittern.cli.options import Commands, add_command, add_rate, report, seconds
 from bittern.cli.ports import PIPE, label, open_input, open_output, refuse_unsafe
 from bittern.errors import CodecError, ConfigError
+from bittern.format import container as bitstream
+from bittern.format import edit as editing
 
 
 def add_info(commands: Commands) -> None:

@@ -13,7 +13,7 @@ from bittern.errors import ConfigError
 
 if TYPE_CHECKING:
     from bittern.codec import Codec
-    from bittern.loss import BurstLoss
+    from bittern.format.erasures import BurstLoss
 
 
 def add_simulate_loss(commands: Commands) -> None:
@@ -48,7 +48,7 @@ def add_simulate_loss(commands: Commands) -> None:
 
 
 def _simulate_loss(args: argparse.Namespace) -> int:
-    from bittern import audio
+    from bittern.audio import streams as audio
     from bittern.codec import load
 
     if PIPE in (args.input, args.output):
@@ -75,7 +75,7 @@ def _simulate_loss(args: argparse.Namespace) -> int:
 
 
 def _loss(args: argparse.Namespace, rate: float) -> "BurstLoss":
-    from bittern.loss import BurstLoss
+    from bittern.format.erasures import BurstLoss
 
     try:
         return BurstLoss(rate, args.mean_burst, seed=args.seed, by_chunk=args.chunks)
@@ -84,7 +84,7 @@ def _loss(args: argparse.Namespace, rate: float) -> "BurstLoss":
 
 
 def _print_scores(codec: "Codec", args: argparse.Namespace) -> None:
-    from bittern import audio
+    from bittern.audio import streams as audio
 
     try:
         from bittern.evaluation.loss import quality

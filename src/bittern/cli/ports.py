@@ -8,11 +8,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from bittern import bitstream
+from bittern.audio.atomic import atomic_file, is_special, refuse_same_file
 from bittern.cli.options import report
 from bittern.cli.progress import Progress
 from bittern.errors import CodecError, ConfigError
-from bittern.files import atomic_file, is_special, refuse_same_file
+from bittern.format import container as bitstream
 
 PIPE = "-"
 

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
 if TYPE_CHECKING:
-    from bittern.audio import AudioStream
-    from bittern.wav import Block
+    from bittern.audio.streams import AudioStream
+    from bittern.audio.wav import Block
 
 _INTERVAL = 0.2  # seconds from one writing of the line to the next
 

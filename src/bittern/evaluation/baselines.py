@@ -16,7 +16,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from bittern import audio
+from bittern.audio import streams as audio
 from bittern.errors import AudioError, ConfigError, FormatError
 from bittern.evaluation import payload
 from bittern.evaluation.clips import Clip, to_int16

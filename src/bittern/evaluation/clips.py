@@ -9,7 +9,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from bittern import audio
+from bittern.audio import streams as audio
 from bittern.errors import AudioError
 
 SHORTEST_SECONDS = 0.5  # PESQ needs 0.25 s, STOI 30 frames of 12.8 ms

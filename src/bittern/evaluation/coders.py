@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bittern import packing
-from bittern.entropy import EntropyModel
-from bittern.rangecoder import TOTAL, RangeDecoder, RangeEncoder
+from bittern.format import payload as packing
+from bittern.format.entropy import EntropyModel
+from bittern.format.rangecoder import TOTAL, RangeDecoder, RangeEncoder
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]

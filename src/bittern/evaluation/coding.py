@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bittern import bitstream, packing
 from bittern.codec import Codec
 from bittern.evaluation.systems import trimmed
+from bittern.format import container as bitstream
+from bittern.format import payload as packing
 
 Codes = NDArray[np.int64]
 _XZ = 9  # preset

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bittern import audio
+from bittern.audio import streams as audio
 from bittern.codec import Codec
 from bittern.evaluation.scores import METRICS
-from bittern.loss import BurstLoss
+from bittern.format.erasures import BurstLoss
 
 Samples = NDArray[np.float32]  # [T]
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 
+from bittern.audio.atomic import atomic_path
 from bittern.errors import ConfigError
 from bittern.evaluation.cache import Cache
 from bittern.evaluation.clips import Clip, to_int16
 from bittern.evaluation.plots import colours
 from bittern.evaluation.report import Report
 from bittern.evaluation.systems import Family, System
-from bittern.files import atomic_path
 
 STAGES = (4, 8, 16, 32)  # of a model's settings, those to hear
 SCRIPTS = ("plot.js", "spectrogram.js", "player.js", "blind.js", "page.js")

@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bittern.audio.atomic import atomic_path
 from bittern.config import SEARCH_WIDTH
 from bittern.errors import AudioError, CodecError, ConfigError
 from bittern.evaluation import baselines, cache, clips, codebooks, page, plots, report, scores
@@ -32,7 +33,6 @@ from bittern.evaluation.cache import Cache, Entry
 from bittern.evaluation.clips import Clip, Rejected
 from bittern.evaluation.report import Report, Result
 from bittern.evaluation.systems import CodingFailure, Family, ModelFamily, model_family
-from bittern.files import atomic_path
 
 INCOMPLETE = AudioError.exit_code  # a report was written, but not on everything asked for
 

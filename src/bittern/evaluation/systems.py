@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import bittern
-from bittern import bitstream, checkpoint, editing
+from bittern import checkpoint
 from bittern.config import SEARCH_WIDTH, WIDEST_SEARCH
 from bittern.errors import ConfigError
 from bittern.evaluation.clips import Clip
+from bittern.format import container as bitstream
+from bittern.format import edit as editing
 
 
 @dataclass(frozen=True)

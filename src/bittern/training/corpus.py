@@ -19,8 +19,8 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from bittern.audio.atomic import atomic_file
 from bittern.errors import AudioError
-from bittern.files import atomic_file
 from bittern.training import pack
 
 _SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {

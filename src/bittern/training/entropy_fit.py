@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bittern.audio import READABLE, Resampler, gather, mix, open_audio
+from bittern.audio.streams import READABLE, Resampler, gather, mix, open_audio
 from bittern.codec import Codec
-from bittern.entropy import (
+from bittern.errors import ConfigError
+from bittern.format.entropy import (
     HIDDEN_MOST,
     NARROW_MOST,
     STEPS_PER_BIT,
     EntropyWeights,
     power_table,
 )
-from bittern.errors import ConfigError
 
 _GAP = 2  # frames of nothing between chunks, as many as any context reaches
 _INT8, _INT16 = 127, 32767

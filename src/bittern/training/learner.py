@@ -12,12 +12,12 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bittern import checkpoint
-from bittern.codebook import EmaCodebooks, concatenate, gather_rows
-from bittern.model import CodecModel
-from bittern.quantizer import Quantized, draw_stages
+from bittern.model.codec_model import CodecModel
+from bittern.model.quantizer import Quantized, draw_stages
 from bittern.shapes import Waveform
 from bittern.training.adversary import Adversary
 from bittern.training.balancer import Balancer
+from bittern.training.codebook import EmaCodebooks, concatenate, gather_rows
 from bittern.training.data import Batches
 from bittern.training.errors import DivergedError
 from bittern.training.losses import ReconstructionLoss

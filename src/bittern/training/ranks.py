@@ -3,7 +3,7 @@
 import torch.distributed as dist
 from torch import Tensor
 
-from bittern.codebook import sum_over_ranks
+from bittern.training.codebook import sum_over_ranks
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from pystoi import stoi
 from torch import Tensor
 
 from bittern.metrics import log_mel_distance, si_sdr
-from bittern.model import CodecModel
-from bittern.quantizer import code_statistics
+from bittern.model.codec_model import CodecModel
+from bittern.model.quantizer import code_statistics
 
 STAGES = (4, 8, 16, 32)
 

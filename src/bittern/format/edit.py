@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from bittern.bitstream import Chunk, Header, Reader, Writer, prefix, unpack
 from bittern.errors import FormatError
+from bittern.format.container import Chunk, Header, Reader, Writer, prefix, unpack
 
 
 def trim(reader: Reader, file: BinaryIO, stages: int, *, live: bool = False) -> Writer:

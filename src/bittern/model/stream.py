@@ -7,9 +7,9 @@ the same forwards are run on whole frames, with a state that layers read and wri
 import torch
 
 from bittern.config import SEARCH_WIDTH
-from bittern.model import CodecModel
-from bittern.nn.streaming import StreamState
-from bittern.search import search_codes
+from bittern.model.codec_model import CodecModel
+from bittern.model.search import search_codes
+from bittern.model.state import StreamState
 from bittern.shapes import Codes, Waveform
 
 _SAMPLES_KEY, _BUFFER_KEY = "stream.samples", "stream.buffer"

@@ -9,8 +9,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from bittern.nn.conv import Conv1d, ConvTranspose1d
-from bittern.nn.streaming import StatefulModule, StreamState
+from bittern.model.conv import Conv1d, ConvTranspose1d
+from bittern.model.state import StatefulModule, StreamState
 
 
 def mdct_basis(hop: int) -> Tensor:

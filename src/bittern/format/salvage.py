@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from bittern.bitstream import (
+from bittern.errors import FormatError
+from bittern.format.container import (
     CHUNK_OVERHEAD_BYTES,
     SYNC,
     Chunk,
@@ -18,8 +19,7 @@ from bittern.bitstream import (
     parse_end,
     read_header,
 )
-from bittern.errors import FormatError
-from bittern.packing import Coder
+from bittern.format.payload import Coder
 
 _BLOCK = 1 << 16
 _PATIENCE = 64  # bytes to be summed for a byte of the file at most: hostile files stay cheap

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from bittern.config import Norm, Padding
-from bittern.nn import dense
-from bittern.nn.streaming import StatefulModule, StreamState
+from bittern.model import dense
+from bittern.model.state import StatefulModule, StreamState
 
 
 def _with_norm(layer: nn.Module, norm: Norm) -> nn.Module:

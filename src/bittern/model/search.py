@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bittern.config import WIDEST_SEARCH
-from bittern.quantizer import NEAR_TIE, ResidualQuantizer
+from bittern.model.quantizer import NEAR_TIE, ResidualQuantizer
 from bittern.shapes import Codes, Latent
 
 _CANDIDATES = 2048  # at once, of all frames together, which bounds the memory

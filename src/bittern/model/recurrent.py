@@ -3,7 +3,7 @@
 from einops import rearrange
 from torch import Tensor, nn
 
-from bittern.nn.streaming import StatefulModule, StreamState
+from bittern.model.state import StatefulModule, StreamState
 
 
 class ResidualLSTM(StatefulModule):

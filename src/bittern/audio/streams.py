@@ -15,10 +15,10 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from bittern import wav
+from bittern.audio import wav
+from bittern.audio.atomic import atomic_file, atomic_path
+from bittern.audio.wav import Block
 from bittern.errors import AudioError
-from bittern.files import atomic_file, atomic_path
-from bittern.wav import Block
 
 READABLE = frozenset(
     (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")

@@ -12,19 +12,21 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from bittern import audio, bitstream, decoding
-from bittern.audio import AudioStream, Resampler
+from bittern import decoding
+from bittern.audio import streams as audio
+from bittern.audio.streams import AudioStream, Resampler
+from bittern.audio.wav import Block
 from bittern.checkpoint import Checkpoint
 from bittern.config import SEARCH_WIDTH
 from bittern.errors import AudioError, ConfigError, FormatError, ModelMismatchError
-from bittern.header import most_chunk_frames
-from bittern.loss import BurstLoss
-from bittern.model import CodecModel
-from bittern.packing import Coder
-from bittern.recovery import Gap, Salvage
+from bittern.format import container as bitstream
+from bittern.format.erasures import BurstLoss
+from bittern.format.header import most_chunk_frames
+from bittern.format.payload import Coder
+from bittern.format.salvage import Gap, Salvage
+from bittern.model.codec_model import CodecModel
+from bittern.model.stream import StreamingEncoder
 from bittern.shapes import Codes, Waveform
-from bittern.stream import StreamingEncoder
-from bittern.wav import Block
 
 CHUNK_SECONDS = 6.0
 _MOST_CHUNK_FRAMES = 4096

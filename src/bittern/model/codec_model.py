@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bittern.config import SEARCH_WIDTH, CodecConfig, LinearPath, NetworkInput
-from bittern.nn.conv import Conv1d, ConvTranspose1d
-from bittern.nn.envelope import SpectralEnvelope
-from bittern.nn.recurrent import ResidualLSTM
-from bittern.nn.seanet import Decoder, Encoder, damp_last_layer
-from bittern.nn.streaming import StreamState, name_states
-from bittern.nn.transform import LinearTransform, mdct_basis
-from bittern.quantizer import ResidualQuantizer
-from bittern.search import search_codes
+from bittern.model.conv import Conv1d, ConvTranspose1d
+from bittern.model.envelope import SpectralEnvelope
+from bittern.model.mdct import LinearTransform, mdct_basis
+from bittern.model.quantizer import ResidualQuantizer
+from bittern.model.recurrent import ResidualLSTM
+from bittern.model.seanet import Decoder, Encoder, damp_last_layer
+from bittern.model.search import search_codes
+from bittern.model.state import StreamState, name_states
 from bittern.shapes import Codes, Latent, Waveform
 
 _START_GAIN = 0.1  # of the networks' last layers beside a linear path

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from bittern import packing
 from bittern.errors import FormatError
+from bittern.format import payload as packing
 
 MAGIC = b"BTRN"
 VERSION = 1

@@ -20,14 +20,14 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from bittern import packing
 from bittern.errors import FormatError
-from bittern.header import HEADER_BYTES as HEADER_BYTES
-from bittern.header import MOST_CHANNELS as MOST_CHANNELS
-from bittern.header import RATES as RATES
-from bittern.header import VERSION as VERSION
-from bittern.header import Header, read_header
-from bittern.packing import Coder
+from bittern.format import payload as packing
+from bittern.format.header import HEADER_BYTES as HEADER_BYTES
+from bittern.format.header import MOST_CHANNELS as MOST_CHANNELS
+from bittern.format.header import RATES as RATES
+from bittern.format.header import VERSION as VERSION
+from bittern.format.header import Header, read_header
+from bittern.format.payload import Coder
 
 SYNC = b"\xb7\x7b"
 

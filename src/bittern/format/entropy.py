@@ -22,7 +22,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as dump_tensors
 
 from bittern.errors import ModelError
-from bittern.rangecoder import TOTAL, RangeDecoder, RangeEncoder
+from bittern.format.rangecoder import TOTAL, RangeDecoder, RangeEncoder
 
 ENTROPY_FILE = "entropy.safetensors"
 STEPS_PER_BIT = 64  # of `table`

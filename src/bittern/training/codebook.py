@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bittern.quantizer import Quantized, ResidualQuantizer, nearest
+from bittern.model.quantizer import Quantized, ResidualQuantizer, nearest
 
 _STEP = 0.1  # from a centre towards one of its vectors, where an entry is put beside it
 _GRACE = 0.5  # of the mean count, which a revived entry begins with at least: time to be found

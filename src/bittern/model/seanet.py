@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bittern.config import Activation, NetworkConfig, Shortcut
-from bittern.nn.conv import Conv1d, ConvTranspose1d
-from bittern.nn.recurrent import ResidualLSTM
-from bittern.nn.streaming import Stack, StatefulModule, StreamState
+from bittern.model.conv import Conv1d, ConvTranspose1d
+from bittern.model.recurrent import ResidualLSTM
+from bittern.model.state import Stack, StatefulModule, StreamState
 
 
 class ResidualUnit(StatefulModule):

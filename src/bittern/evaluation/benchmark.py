@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from bittern import editing
-from bittern.bitstream import Reader
 from bittern.codec import Codec
 from bittern.config import SEARCH_WIDTH
+from bittern.format import edit as editing
+from bittern.format.container import Reader
+from bittern.model.stream import StreamingDecoder, StreamingEncoder
 from bittern.shapes import Waveform
-from bittern.stream import StreamingDecoder, StreamingEncoder
 
 _ROUNDS = 5
 

@@ -1,0 +1,1 @@
+"""The .btn file: container, payload, entropy coding, editing, salvage. No torch."""

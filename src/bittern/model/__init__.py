@@ -1,0 +1,1 @@
+"""The networks: waveform to latent to codes and back. No files, no bytes."""

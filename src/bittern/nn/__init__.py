@@ -1,1 +1,0 @@
-"""Layers without knowledge of the product: streaming state, convolutions, SEANet, transforms."""
