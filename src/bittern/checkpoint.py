@@ -25,13 +25,12 @@ from bittern.errors import ConfigError, ModelError
 from bittern.format.entropy import ENTROPY_FILE, EntropyModel
 from bittern.format.entropy import load as load_entropy
 from bittern.model.codec_model import CodecModel
-from bittern.model.seanet import deepen
 from bittern.shipped import CONFIG_FILE as CONFIG_FILE
 from bittern.shipped import find as find
 
 WEIGHTS_FILE = "model.safetensors"
 FINGERPRINT_BYTES = 8
-_KEPT_WIDE = ("spread", "transform.")  # small, and the linear path needs them exact
+_KEPT_WIDE = ("path.",)  # small, and the linear path needs them exact
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,14 @@ def load_into(model: CodecModel, name_or_folder: str | Path) -> None:
     """Load weights into a model that goes on training, whose weight norm is kept.
 
     The model may have fewer or more stages than the checkpoint: what is missing stays as it is. It
-    may have more residual units: they begin as the identity, and the model does what it did.
+    may tell its decoder the stages of a frame where the checkpoint's did not: it then begins deaf to it.
 
     Raises:
         ModelError: as for `load`.
     """
     folder = find(name_or_folder)
     state, _ = _read_weights(folder)
-    state = _deepened(state, model, folder)
+    _tell_stages(state, model)
     own, given = model.quantizer.codewords, state.get("quantizer.codewords")
     if given is not None and given.shape[1:] == own.shape[1:] and len(given) != len(own):
         merged = own.detach().clone()
@@ -98,39 +97,14 @@ def load_into(model: CodecModel, name_or_folder: str | Path) -> None:
     _fill(model, state, folder, missing=missing, strict=False)
 
 
-def _deepened(state: dict[str, Tensor], model: CodecModel, folder: Path) -> dict[str, Tensor]:
-    """Weights of a checkpoint under the names that they have in networks of more residual units."""
-    given = read_config(folder)
-    units = {
-        "encoder": (model.config.encoder.residual_units, given.encoder.residual_units),
-        "decoder": (
-            model.config.decoder_network.residual_units,
-            given.decoder_network.residual_units,
-        ),
-    }
-    grown = [name for name, (own, theirs) in units.items() if own != theirs]
-    if not grown:
-        return state
-    with torch.device("meta"):  # layers alone are of interest
-        shallow = CodecModel(given)
-    for name in grown:
-        network = getattr(model, name)
-        try:
-            places = deepen(network, getattr(shallow, name))
-        except ValueError as error:
-            raise ModelError(f"{folder / CONFIG_FILE}: {name}: {error}") from None
-        renamed: dict[str, Tensor] = {}
-        for key, value in state.items():
-            part, _, rest = key.partition(".")
-            place, _, parameter = rest.partition(".")
-            moved = f"{name}.{places[int(place)]}.{parameter}" if part == name else key
-            renamed[moved] = value
-        for key, value in network.state_dict().items():
-            is_new = int(key.partition(".")[0]) not in places.values()
-            if is_new and ".parametrizations." not in key:
-                renamed[f"{name}.{key}"] = value
-        state = renamed
-    return state
+def _tell_stages(state: dict[str, Tensor], model: CodecModel) -> None:
+    """Give a decoder that was not told a frame's stages one more input, which it does not use yet."""
+    own, given = model.decoder.state_dict(), state
+    key = "0.conv.weight"
+    if model.config.counts_stages and key in own and f"decoder.{key}" in given:
+        missing = own[key].shape[1] - given[f"decoder.{key}"].shape[1]
+        if missing == 1:
+            state[f"decoder.{key}"] = torch.nn.functional.pad(given[f"decoder.{key}"], (0, 0, 0, 1))
 
 
 def save(
@@ -263,6 +237,8 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], bytes]:
         raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except SafetensorError as error:
         raise ModelError(f"{path}: not a complete safetensors file ({error})") from None
+    if "spread" in state:  # of weights from before paths had a room of their own
+        state["path.spread"] = state.pop("spread")
     return {key: value.float() for key, value in state.items()}, data
 
 

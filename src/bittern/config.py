@@ -23,7 +23,6 @@ class LinearPath(StrEnum):
 
     NONE = "none"
     MDCT = "mdct"  # lapped, sine window of two hops; one hop of delay
-    PCA = "pca"  # principal components of blocks of one hop; no delay
 
 
 class NetworkInput(StrEnum):
@@ -63,14 +62,14 @@ def _require(condition: bool, message: str) -> None:
 class NetworkConfig:
     """An encoder; the decoder is the same read in mirror image.
 
-    A stem convolution leads to `channels[0]`; each further level strides by its ratio. Behind the
-    stem and behind each stride stand `residual_units[level]` units.
+    A stem convolution leads to `channels[0]`; each further level strides by its ratio. After the
+    stem and after each stride stand `residual_units[level]` units.
     """
 
     input: NetworkInput = NetworkInput.SPECTRUM
     stem_stride: int = 1  # samples the stem takes at once; its kernel is then 2 * stem_stride
     stem_kernel: int = 3  # kernel of the stem when it does not stride
-    ratios: tuple[int, ...] = ()  # stride of each level behind the stem, in encoder order
+    ratios: tuple[int, ...] = ()  # stride of each level after the stem, in encoder order
     channels: tuple[int, ...] = (384,)  # width of each level, one more than ratios
     residual_units: tuple[int, ...] = (5,)  # units at each level
     residual_kernel: int = 3
@@ -83,8 +82,12 @@ class NetworkConfig:
     norm: Norm = Norm.NONE
     padding: Padding = Padding.CONSTANT
     causal: bool = True
+    limit: float | None = None  # what the stem and every unit give stays within -limit..limit
 
     def __post_init__(self) -> None:
+        _require(
+            self.limit is None or self.limit > 0, f"limit is {self.limit}; give over 0, or null"
+        )
         for name in ("ratios", "channels", "residual_units", "dilations"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         levels = len(self.ratios) + 1
@@ -157,6 +160,7 @@ class CodecConfig:
     sample_rate: int = 16_000  # Hz
     channels: int = 1
     hop_length: int = 320  # samples to one frame of codes
+    highpass_hz: float = 0.0  # offset and rumble below are taken out first; 0: nothing is
     latent_dim: int = 128
     linear_path: LinearPath = LinearPath.MDCT
     path_weighting: float = 0.5  # component i is scaled by std_i ** -path_weighting
@@ -164,6 +168,9 @@ class CodecConfig:
     envelope_bands: int = 0  # levels of so many bands lead the latent, and are divided out; 0: none
     envelope_weight: float = 1.0  # of a level's natural logarithm in the latent
     envelope_flattening: float = 0.3  # 0: a frame's level is divided out; 1: that of each band
+    envelope_floor: float = 1e-3  # least level, of coefficients that are about 1 in typical speech
+    envelope_range_db: float = 200.0  # levels of bands further below the loudest count as so far
+    counts_stages: bool = False  # the decoder is told how many stages each frame has
     encoder: NetworkConfig = field(default_factory=NetworkConfig)
     decoder: NetworkConfig | None = None  # None: the encoder's mirror image
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -187,8 +194,8 @@ class CodecConfig:
         _require(0.2 <= self.path_power <= 1.0, f"path_power is {self.path_power}; give 0.2 to 1")
         self._check_envelope()
         _require(
-            self.linear_path is not LinearPath.PCA or not self._spectral,
-            "linear_path: pca needs networks with input: samples; take mdct, or none",
+            0 <= self.highpass_hz < self.sample_rate / 8,
+            f"highpass_hz is {self.highpass_hz}; give 0 to {self.sample_rate / 8:g}",
         )
         for side, network in (("encoder", self.encoder), ("decoder", self.decoder_network)):
             if network.input is NetworkInput.SAMPLES:
@@ -223,6 +230,14 @@ class CodecConfig:
         _require(
             0 <= self.envelope_flattening <= 1,
             f"envelope_flattening is {self.envelope_flattening}; give 0 to 1",
+        )
+        _require(
+            1e-6 <= self.envelope_floor <= 1,
+            f"envelope_floor is {self.envelope_floor}; give 1e-6 to 1",
+        )
+        _require(
+            self.envelope_range_db > 0,
+            f"envelope_range_db is {self.envelope_range_db}; give over 0",
         )
         spectral = {self.encoder.input, self.decoder_network.input} == {NetworkInput.SPECTRUM}
         _require(

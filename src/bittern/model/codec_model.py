@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bittern.config import SEARCH_WIDTH, CodecConfig, LinearPath, NetworkInput
+from bittern.config import SEARCH_WIDTH, CodecConfig, LinearPath
 from bittern.model.conv import Conv1d, ConvTranspose1d
-from bittern.model.envelope import SpectralEnvelope
-from bittern.model.mdct import LinearTransform, mdct_basis
-from bittern.model.quantizer import ResidualQuantizer
+from bittern.model.highpass import HighPass
+from bittern.model.path import EnvelopePath, MdctPath, build_path
+from bittern.model.quantizer import ResidualQuantizer, stage_counts
 from bittern.model.recurrent import ResidualLSTM
 from bittern.model.seanet import Decoder, Encoder, damp_last_layer
 from bittern.model.search import search_codes
@@ -23,142 +23,101 @@ from bittern.model.state import StreamState, name_states
 from bittern.shapes import Codes, Latent, Waveform
 
 _START_GAIN = 0.1  # of the networks' last layers beside a linear path
+_LOUDEST = 16.0  # of full scale: samples beyond are not audio
 
 
 class CodecModel(nn.Module):
     """Encoder, quantizer and decoder, with a fixed linear path beside the networks.
 
-    latent = A x + encoder(x) and wav = S latent + decoder(latent), A the lowest components of an MDCT
-    or principal components, S their inverse: a transform codec before the first step of training.
-    With an envelope, A x holds the levels of bands and coefficients evened out by them, and the
-    networks, too, work on evened coefficients.
-    """
+    latent = A x + encoder(x) and wav = S z + decoder(z), A the lowest coefficients of an MDCT and S its
+    inverse (`path.py`): a transform codec before the first step of training.
 
-    spread: Tensor  # [M], typical size of each coefficient, set by `fit_transform`
-    _chosen: Tensor  # [D - bands], what the linear path takes: the lowest of each channel
+    Bounded: residual streams stay within their networks' `limit`, coefficients and samples within what
+    audio of twice full scale has, whatever the codes are.
+    """
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
-        hop, channels, dim = config.hop_length, config.channels, config.latent_dim
-        if config.lapped:
-            self.transform = LinearTransform(mdct_basis(hop), hop, channels)
-        elif config.linear_path is LinearPath.PCA:
-            start = torch.eye(hop)[: dim // channels]  # until fitted
-            self.transform = LinearTransform(start, hop, channels, fitted=True)
-        else:
-            self.transform = None
-        width = hop * channels
-        self.envelope = None
-        if config.envelope_bands:
-            self.envelope = SpectralEnvelope(
-                hop,
-                config.envelope_bands,
-                config.sample_rate,
-                flattening=config.envelope_flattening,
-            )
-        encoder_width = self._width(config.encoder.input) + config.envelope_bands
-        self.encoder = Encoder(config.encoder, encoder_width, dim)
+        self.highpass = None
+        if config.highpass_hz:
+            self.highpass = HighPass(config.highpass_hz, config.sample_rate, config.hop_length)
+        self.path = build_path(config)
+        dim = config.latent_dim
+        self.encoder = Encoder(config.encoder, self.path.encoder_width, dim)
         self.decoder = Decoder(
-            config.decoder_network, self._width(config.decoder_network.input), dim
+            config.decoder_network, self.path.decoder_width, dim + int(config.counts_stages)
         )
         self.quantizer = ResidualQuantizer(config.quantizer, dim)
-        if self.transform is not None:
-            components = width if config.lapped else dim
-            each = torch.arange(components).view(channels, -1)
-            chosen = each[:, : config.path_components // channels].reshape(-1)
-            self.register_buffer("spread", torch.ones(components))
-            self.register_buffer("_chosen", chosen, persistent=False)
         if config.linear_path is not LinearPath.NONE:
             damp_last_layer(self.encoder, _START_GAIN)
             damp_last_layer(self.decoder, _START_GAIN)
         name_states(self)
 
-    def _width(self, kind: NetworkInput) -> int:
-        channels = self.config.channels
-        return channels if kind is NetworkInput.SAMPLES else channels * self.config.hop_length
+    @property
+    def device(self) -> torch.device:
+        return self.quantizer.codewords.device
 
-    @torch.no_grad()
     def fit_transform(self, wavs: Waveform) -> None:
-        """Measure the linear path's coefficients (and principal components) on typical audio.
+        """Measure the path's coefficients on typical audio, [B, C, T], some minutes in all."""
+        self.path.fit(wavs)
 
-        Args:
-            wavs: [B, C, T], some minutes in all; T is cut to whole hops.
-        """
-        if self.transform is None:
-            return
-        hop = self.config.hop_length
-        wavs = wavs[..., : wavs.shape[-1] // hop * hop]
-        if self.config.linear_path is LinearPath.PCA and not self.config.lapped:
-            blocks = wavs.reshape(-1, hop).double()
-            _, vectors = torch.linalg.eigh(blocks.T @ blocks)
-            count = self.config.path_components // self.config.channels
-            self.transform.set_basis(vectors.flip(1).T[:count].float())
-        frames = self.transform.analyse(wavs)
-        spread = frames.square().mean(dim=(0, 2)).sqrt()
-        self.spread.copy_(spread.clamp(min=1e-3 * float(spread.max()) + 1e-8))
+    def heard(self, wav: Waveform, state: StreamState | None = None) -> Waveform:
+        """Whole frames as the networks hear them: without offset and rumble, [B, C, F * hop]."""
+        wav = wav.clamp(-_LOUDEST, _LOUDEST)
+        return wav if self.highpass is None else self.highpass(wav, state)
 
     def latent(self, wav: Waveform, state: StreamState | None = None) -> Latent:
         """Analyse whole frames: [B, C, F * hop] -> [B, D, F]."""
-        frames = None if self.transform is None else self.transform.analyse(wav, state)
-        if self.envelope is not None:
-            assert frames is not None
-            return self._evened_latent(self.envelope, frames, state)
-        if self.config.encoder.input is NetworkInput.SPECTRUM:
-            assert frames is not None
-            latent = self.encoder(frames / self.spread[:, None], state)
-        else:
-            latent = self.encoder(wav, state)
-        if self.config.linear_path is LinearPath.NONE:
+        return self.analyse(self.heard(wav, state), state)
+
+    def analyse(self, heard: Waveform, state: StreamState | None = None) -> Latent:
+        """The latent of what `heard` gave: A x + encoder(x)."""
+        features, path = self.path.analyse(heard, state)
+        encoded = self.encoder(features, state)
+        return encoded if path is None else path + encoded.float()
+
+    def synthesise(
+        self, latent: Latent, state: StreamState | None = None, *, stages: Tensor | None = None
+    ) -> Waveform:
+        """Turn latents into audio that lags by `config.delay`: [B, D, F] -> [B, C, F * hop].
+
+        Args:
+            latent: sums of codewords, or what the encoder gave.
+            state: of a stream.
+            stages: [B, F], how many each frame was coded with; all K by default.
+        """
+        return self.path.synthesise(latent, self.decoder(self._told(latent, stages), state), state)
+
+    def _told(self, latent: Latent, stages: Tensor | None) -> Tensor:
+        """The decoder's input: the latent, and where the decoder is told, the count of stages."""
+        if not self.config.counts_stages:
             return latent
-        assert frames is not None
-        path = (frames * self._scale()[:, None])[:, self._chosen]
-        return latent.float() + _power(path, self.config.path_power)
+        if stages is None:
+            stages = latent.new_full((len(latent), latent.shape[2]), self.quantizer.stages)
+        return torch.cat([latent, (stages[:, None].clamp(min=0.5) / 8).log2()], dim=1)
 
-    def _evened_latent(
-        self, envelope: SpectralEnvelope, frames: Tensor, state: StreamState | None
-    ) -> Latent:
-        frames = frames * self._scale()[:, None]
-        levels = envelope.measure(frames)
-        frames = envelope.flatten(frames, levels)
-        latent = self.encoder(torch.cat([levels, frames], dim=1), state)
-        path = _power(frames[:, self._chosen], self.config.path_power)
-        return latent.float() + torch.cat([levels * self.config.envelope_weight, path], dim=1)
-
-    def synthesise(self, latent: Latent, state: StreamState | None = None) -> Waveform:
-        """Turn latents into audio that lags by `config.delay`: [B, D, F] -> [B, C, F * hop]."""
-        out = self.decoder(latent, state).float()
-        if self.transform is None:
-            return out
-        frames = None
-        if self.config.linear_path is not LinearPath.NONE:
-            levels, path = latent.float().tensor_split([self.config.envelope_bands], dim=1)
-            frames = latent.new_zeros(latent.shape[0], len(self.spread), latent.shape[-1]).float()
-            frames[:, self._chosen] = _power(path, 1 / self.config.path_power)
-            if self.envelope is not None:
-                levels = levels / self.config.envelope_weight
-                frames = self.envelope.restore(out + frames, levels)
-                return self.transform.synthesise(frames / self._scale()[:, None], state)
-            frames = frames / self._scale()[:, None]
-        if self.config.decoder_network.input is NetworkInput.SPECTRUM:
-            out = out * self.spread[:, None]
-            return self.transform.synthesise(out if frames is None else out + frames, state)
-        return out if frames is None else out + self.transform.synthesise(frames, state)
+    def levels(self, latent: Latent) -> Tensor | None:
+        """Natural logarithms of the frames' amplitudes, [B, F]; None where the latent does not tell."""
+        if not isinstance(self.path, EnvelopePath):
+            return None
+        bands = latent[:, : self.path.bands] / self.path.level_weight
+        return (2 * bands).logsumexp(dim=1) / 2
 
     def faded(self, latent: Latent, gains: Tensor) -> Latent:
         """The latents of softer sound: [B, D, F or 1] and gains [F] of amplitude -> [B, D, F].
 
         Levels are logarithms: to scale them towards 0 would lead to a loud frame, not to silence.
         """
-        if self.envelope is None:
+        if not isinstance(self.path, EnvelopePath):
             return latent * gains
-        levels, shapes = latent.tensor_split([self.config.envelope_bands], dim=1)
-        levels = levels + self.config.envelope_weight * gains.log()
+        levels, shapes = latent.tensor_split([self.path.bands], dim=1)
+        levels = levels + self.path.level_weight * gains.log()
         return torch.cat([levels, shapes.expand(-1, -1, len(gains))], dim=1)
 
     @property
     def decoder_field(self) -> int | None:
-        """Frames of codes before a frame that its samples depend on; None: all, or those behind too.
+        """Frames of codes before a frame that its samples depend on; None: all, or those after it too.
 
         A decoder that starts so many frames early, from silence, gives the same samples.
         """
@@ -172,13 +131,8 @@ class CodecModel(nn.Module):
                 field += layer.context / rate
             if isinstance(layer, ConvTranspose1d):
                 rate *= layer.stride
-        lapping = 0 if self.transform is None else self.transform.synthesis.context
+        lapping = self.path.transform.synthesis.context if isinstance(self.path, MdctPath) else 0
         return math.ceil(field) + lapping
-
-    def _scale(self) -> Tensor:
-        """What coefficients are multiplied by: those of the path get a mean square of 1."""
-        weight = self.spread**-self.config.path_weighting
-        return weight / (self.spread * weight)[self._chosen].square().mean().sqrt()
 
     def pad(self, wav: Waveform) -> Waveform:
         """Add zeros up to whole frames, with room for the delay: [B, C, T] -> [B, C, F * hop]."""
@@ -201,7 +155,7 @@ class CodecModel(nn.Module):
         """Turn codes back into audio.
 
         Args:
-            codes: [B, k, F] with 1 <= k <= K.
+            codes: [B, k, F] with 1 <= k <= K, -1 where a frame has no code.
             length: samples to return, at most F * hop - delay, which is the default.
 
         Returns:
@@ -213,10 +167,5 @@ class CodecModel(nn.Module):
             raise ValueError(f"{codes.shape[-1]} frames hold up to {longest} samples, not {length}")
         if length == 0:
             return torch.zeros(codes.shape[0], self.config.channels, 0, device=codes.device)
-        wav = self.synthesise(self.quantizer.decode(codes))
+        wav = self.synthesise(self.quantizer.decode(codes), stages=stage_counts(codes))
         return wav[..., self.config.delay : self.config.delay + length]
-
-
-def _power(x: Tensor, exponent: float) -> Tensor:
-    """sign(x) |x| ** exponent."""
-    return x if exponent == 1.0 else x.sign() * x.abs().pow(exponent)

@@ -10,8 +10,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-_FLOOR = 1e-3  # of a coefficient, where typical speech has 1: silence has a level, too
-_LOG_RANGE = (-9.0, 6.0)  # of a decoded level: keeps any codes from overflowing
+from bittern.config import CodecConfig
+
+_LOG_CEILING = 6.0  # of a decoded level: keeps any codes from overflowing
 
 
 class SpectralEnvelope(nn.Module):
@@ -20,14 +21,14 @@ class SpectralEnvelope(nn.Module):
     _band: Tensor  # [M], which band a coefficient lies in
     _sizes: Tensor  # [bands, 1], coefficients in each
 
-    def __init__(
-        self, coefficients: int, bands: int, sample_rate: int, *, flattening: float
-    ) -> None:
-        """With `flattening` 0 the level of the frame is divided out, with 1 that of each band."""
+    def __init__(self, config: CodecConfig) -> None:
         super().__init__()
+        coefficients, bands = config.hop_length, config.envelope_bands
         self.bands = bands
-        self.flattening = flattening
-        nyquist = sample_rate / 2
+        self.flattening = config.envelope_flattening  # 0: of the frame; 1: of each band
+        self.floor = config.envelope_floor
+        self.range = 10 ** (-config.envelope_range_db / 10)
+        nyquist = config.sample_rate / 2
         frequency = (torch.arange(coefficients) + 0.5) * nyquist / coefficients
         place = (1 + frequency / 700).log() / math.log(1 + nyquist / 700) * bands
         band = place.long().clamp(max=bands - 1)
@@ -36,10 +37,14 @@ class SpectralEnvelope(nn.Module):
         self.register_buffer("_sizes", sizes, persistent=False)
 
     def measure(self, frames: Tensor) -> Tensor:
-        """Natural logarithms of the root mean squares in the bands: [B, M, F] -> [B, bands, F]."""
+        """Natural logarithms of the root mean squares in the bands: [B, M, F] -> [B, bands, F].
+
+        Silence has a level, too, and bands far below the loudest count as if they were nearer: else
+        a tone would be divided by next to nothing.
+        """
         power = frames.new_zeros(frames.shape[0], self.bands, frames.shape[2])
-        power = power.index_add(1, self._band, frames.square())
-        return 0.5 * (power / self._sizes + _FLOOR**2).log()
+        power = power.index_add(1, self._band, frames.square()) / self._sizes + self.floor**2
+        return 0.5 * torch.maximum(power, self.range * power.amax(dim=1, keepdim=True)).log()
 
     def flatten(self, frames: Tensor, levels: Tensor) -> Tensor:
         """Divide the levels out: [B, M, F], [B, bands, F] -> [B, M, F]."""
@@ -47,7 +52,8 @@ class SpectralEnvelope(nn.Module):
 
     def restore(self, flat: Tensor, levels: Tensor) -> Tensor:
         """Undo `flatten`, with levels that may have been quantized."""
-        return flat * self._log_gain(levels.clamp(*_LOG_RANGE)).exp()
+        levels = levels.clamp(math.log(self.floor), _LOG_CEILING)
+        return flat * self._log_gain(levels).exp()
 
     def _log_gain(self, levels: Tensor) -> Tensor:
         mean = levels.mean(dim=1, keepdim=True)

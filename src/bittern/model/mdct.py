@@ -1,7 +1,4 @@
-"""Fixed linear transforms between samples and frames: the MDCT and block principal components.
-
-Both are orthonormal bases used through convolutions, so that they stream like any other layer.
-"""
+"""The MDCT: an orthonormal basis used through convolutions, so that it streams like any other layer."""
 
 import math
 
@@ -25,31 +22,30 @@ def mdct_basis(hop: int) -> Tensor:
     return (math.sqrt(2 / hop) * window * torch.cos(phase)).float()
 
 
-class LinearTransform(StatefulModule):
-    """Frames of coefficients by a fixed basis of [M coefficients, n * hop samples], n = 1 or 2.
+def largest_coefficients(basis: Tensor) -> Tensor:
+    """Of samples within -1..1: the sum of absolute values of each basis function, [M]."""
+    return basis.abs().sum(dim=1)
 
-    With n = 2 frames lap: frame f covers samples (f - 1) * hop to (f + 1) * hop, and what
-    `synthesise` returns lags by one hop. The basis is a buffer: it is data, not learnt.
+
+class LinearTransform(StatefulModule):
+    """Frames of coefficients by a fixed basis of [M coefficients, 2 * hop samples].
+
+    Frames lap: frame f covers samples (f - 1) * hop to (f + 1) * hop, and what `synthesise` returns
+    lags by one hop. The basis is a buffer: it is not learnt, and not saved.
     """
 
-    def __init__(self, basis: Tensor, hop: int, channels: int, *, fitted: bool = False) -> None:
-        """With `fitted` the basis comes from data and is saved with the weights."""
+    def __init__(self, basis: Tensor, hop: int, channels: int) -> None:
         super().__init__()
         coefficients, span = basis.shape
+        self.hop = hop
         self.audio_channels = channels
-        self.fitted = fitted
         self.analysis = Conv1d(1, coefficients, span, stride=hop)
         self.synthesis = ConvTranspose1d(coefficients, 1, span, stride=hop)
         for layer in (self.analysis.conv, self.synthesis.conv):
             del layer.weight
             layer.register_parameter("bias", None)
-        self.set_basis(basis)
-
-    def set_basis(self, basis: Tensor) -> None:
-        """Replace the basis, [M, n * hop]."""
-        weight = basis[:, None, :].contiguous()
-        self.analysis.conv.register_buffer("weight", weight, persistent=self.fitted)
-        self.synthesis.conv.register_buffer("weight", weight.clone(), persistent=self.fitted)
+            weight = basis[:, None, :].contiguous().clone()
+            layer.register_buffer("weight", weight, persistent=False)
 
     def analyse(self, wav: Tensor, state: StreamState | None = None) -> Tensor:
         """[B, C, F * hop] -> [B, C * M, F], in float32 also under autocast."""

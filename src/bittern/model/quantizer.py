@@ -1,12 +1,13 @@
 """The residual vector quantizer: K codebooks, each coding what the stages before it left over.
 
 Here is what a trained codec needs, and the straight-through forward that training needs. How the
-codebooks come to be (k-means, moving averages, revival) is in `codebook.py`.
+codebooks come to be (k-means, moving averages, revival) is in `training/codebook.py`.
 
 Source: residual VQ with stage dropout, SoundStream (arXiv:2107.03312, section III-C); straight-through
 estimator and commitment, VQ-VAE (arXiv:1711.00937).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -23,15 +24,19 @@ NEAR_TIE = 2e-6  # of |x|^2 + |e|^2; scores nearer than that may be in the wrong
 class Quantized(NamedTuple):
     """What one training forward gives.
 
-    S counts every vector at every stage that its item uses: the sum over the frames of the batch of
-    the stages of their items.
+    S counts every vector at every stage that it uses: the sum over all frames of their stages.
     """
 
     latent: Latent  # [B, D, F], sum of the codewords of the stages used, straight-through
-    commitment: Tensor  # [K], mean squared distance of each stage's input to its codeword
-    inputs: Tensor  # [S, D] float32, what each stage was given to code, detached
+    stages: Tensor  # [B, F] int64, how many stages each frame used
+    commitment: Tensor  # [K], squared distances of each stage's input to its codeword, summed over
+    # vectors and mean over dimensions; divided by `counts` a mean
+    inputs: Tensor  # [S, D] float32, what each stage was given to code, detached; stage by stage
     codes: Tensor  # [S] int64 in [0, N), the entry it chose
     counts: list[int]  # K numbers that sum to S: vectors at each stage, in this order
+
+
+Allocate = Callable[[Tensor], Tensor]  # errors [B, K + 1, F] after 0..K stages -> stages [B, F]
 
 
 class ResidualQuantizer(nn.Module):
@@ -140,26 +145,29 @@ class ResidualQuantizer(nn.Module):
         return self._kept[2:]
 
     def decode(self, codes: Codes) -> Latent:
-        """Sum the codewords: [B, k, F] with 1 <= k <= K -> [B, D, F].
+        """Sum the codewords: [B, k, F] with 1 <= k <= K -> [B, D, F]; -1 adds nothing.
 
         Raises:
-            ValueError: k is not in 1..K, or a code is outside [0, N).
+            ValueError: k is not in 1..K, or a code is outside [-1, N).
         """
         stages = self._check_stages(codes.shape[1])
-        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.codebook_size):
+        if codes.numel() and (int(codes.min()) < -1 or int(codes.max()) >= self.codebook_size):
             raise ValueError(
                 f"codes run from {int(codes.min())} to {int(codes.max())}; "
-                f"expected 0 to {self.codebook_size - 1}"
+                f"expected 0 to {self.codebook_size - 1}, or -1 where a frame has no code"
             )
         if codes.shape[0] * codes.shape[2] == 1 and _plain(self.codewords):
-            rows = self.codewords.numpy()[np.arange(stages), codes[0, :, 0].numpy()]  # [k, D]
+            there = codes[0, :, 0].numpy()
+            there = there[there >= 0]
+            rows = self.codewords.numpy()[np.flatnonzero(codes[0, :, 0].numpy() >= 0), there]
             return torch.from_numpy(np.add.reduce(rows, axis=0, initial=0))[None, :, None]
         latent = torch.zeros((), device=codes.device)
         for stage in range(stages):
-            latent = latent + self.codewords[stage][codes[:, stage]]  # [B, F, D]
+            code = codes[:, stage]  # [B, F]
+            latent = latent + self.codewords[stage][code.clamp(min=0)] * (code >= 0)[..., None]
         return rearrange(latent, "b f d -> b d f")
 
-    def forward(self, latent: Latent, stages: Tensor | None = None) -> Quantized:
+    def forward(self, latent: Latent, stages: Tensor | Allocate | None = None) -> Quantized:
         """Quantize for training.
 
         Each stage sees the latent less the codewords of the stages before it, all detached; the
@@ -167,57 +175,47 @@ class ResidualQuantizer(nn.Module):
 
         Args:
             latent: [B, D, F].
-            stages: [B] int64, stages that each item uses, 1 to K; all K by default.
+            stages: that each item, [B], or each frame, [B, F], uses, 1 to K, int64; or what chooses
+                them once the errors are known; all K by default.
         """
         batch, _, frames = latent.shape
-        if stages is None:
-            stages = torch.full((batch,), self.stages)
-        # Items with more stages come first, so that each stage works on the first rows alone.
-        ordered, items = stages.cpu().sort(descending=True, stable=True)
-        counts = [frames * int((ordered > stage).sum()) for stage in range(self.stages)]
-        items = items.to(latent.device)
         with torch.autocast(latent.device.type, enabled=False):
-            target = rearrange(latent.float()[items], "b d f -> (b f) d")
-            inputs, codes, rest = self._search(target.detach(), counts)
-            commitment = self._commitment(target, inputs, codes, counts)
-            coded = target.detach() - rest
-            through = target + (coded - target).detach()
-            back = torch.empty_like(items).scatter_(
-                0, items, torch.arange(batch, device=items.device)
-            )
-            through = rearrange(through, "(b f) d -> b d f", b=batch)[back]
-        return Quantized(through, commitment, inputs, codes, counts)
+            target = rearrange(latent.float(), "b d f -> (b f) d")
+            rest, codes = self._search(target.detach())  # [K + 1, M, D], [K, M]
+            if callable(stages):
+                errors = rest.square().sum(dim=2)
+                stages = stages(rearrange(errors, "k (b f) -> b k f", b=batch))
+            elif stages is None:
+                stages = torch.full((batch,), self.stages)
+            stages = stages.to(latent.device)
+            stages = (stages if stages.dim() == 2 else stages[:, None]).expand(batch, frames)
+            depth = stages.reshape(-1)  # [M]
+            used = depth > torch.arange(self.stages, device=depth.device)[:, None]  # [K, M]
+            commitment = self._commitment(target, rest[1:], used)
+            left = rest[depth, torch.arange(len(depth), device=depth.device)]
+            through = target + (target.detach() - left - target).detach()
+            through = rearrange(through, "(b f) d -> b d f", b=batch)
+            counts = used.sum(dim=1).tolist()
+        return Quantized(through, stages, commitment, rest[:-1][used], codes[used], counts)
 
     @torch.no_grad()
-    def _search(self, vectors: Tensor, counts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Code the first `counts[k]` of [M, D] vectors at stage k; [S, D], [S] and what is left."""
-        rest = vectors.clone()
-        inputs, codes = [], []
-        for codebook, count in zip(self.codewords, counts, strict=True):
-            given = rest[:count].clone()
-            chosen = nearest(given, codebook)
-            rest[:count] = given - codebook[chosen]
-            inputs.append(given)
-            codes.append(chosen)
-        return torch.cat(inputs), torch.cat(codes), rest
+    def _search(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """What each number of stages leaves of [M, D] vectors, [K + 1, M, D], and codes, [K, M]."""
+        rest, codes = [vectors], []
+        for codebook in self.codewords:
+            codes.append(nearest(rest[-1], codebook))
+            rest.append(rest[-1] - codebook[codes[-1]])
+        return torch.stack(rest), torch.stack(codes)
 
-    def _commitment(
-        self, target: Tensor, inputs: Tensor, codes: Tensor, counts: list[int]
-    ) -> Tensor:
-        """Mean squared distance of `target` to the sum of codewords up to each stage, [K].
+    def _commitment(self, target: Tensor, left: Tensor, used: Tensor) -> Tensor:
+        """Squared distances of `target` [M, D] to the sums of codewords up to each stage, [K].
 
-        Its value is the energy that a stage leaves over; its gradient reaches `target` from each
-        stage, as all that stands between them is detached.
+        Its value is the energy that a stage leaves over, `left` [K, M, D] where `used` [K, M]; its
+        gradient, twice what is left, reaches `target` from each stage, as codewords are detached.
         """
-        device = target.device
-        sizes = torch.tensor(counts, device=device)
-        stage = torch.arange(len(counts), device=device).repeat_interleave(sizes)
-        row = torch.cat([torch.arange(count, device=device) for count in counts])
-        left_over = inputs - self.codewords[stage, codes]
-        given = target.index_select(0, row)
-        distance = (given - (given.detach() - left_over)).square().mean(dim=1)
-        sums = distance.new_zeros(len(counts)).index_add(0, stage, distance)
-        return sums / sizes.clamp(min=1)
+        left = left * used[..., None]
+        pull = torch.einsum("md,kmd->k", target, left) * 2
+        return (left.square().sum(dim=(1, 2)) + pull - pull.detach()) / target.shape[1]
 
     def _check_stages(self, stages: int | None) -> int:
         if stages is None:
@@ -258,14 +256,9 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     return scores.argmin(dim=1)
 
 
-def draw_stages(batch: int, stages: int, full_share: float, generator: torch.Generator) -> Tensor:
-    """How many stages each item of a batch uses, [B]: all K with probability `full_share`, else 1..K.
-
-    Source: quantizer dropout, SoundStream (arXiv:2107.03312, section III-D), drawn for each item.
-    """
-    drawn = torch.randint(1, stages + 1, (batch,), generator=generator)
-    full = torch.rand(batch, generator=generator) < full_share
-    return torch.where(full, stages, drawn)
+def stage_counts(codes: Codes) -> Tensor:
+    """How many stages each frame has: [B, k, F] -> [B, F]."""
+    return (codes >= 0).sum(dim=1)
 
 
 def code_statistics(codes: Codes, codebook_size: int) -> tuple[Tensor, Tensor]:

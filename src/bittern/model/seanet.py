@@ -13,8 +13,19 @@ from bittern.model.recurrent import ResidualLSTM
 from bittern.model.state import Stack, StatefulModule, StreamState
 
 
+class Bound(nn.Module):
+    """Keeps values within -limit..limit; those of ordinary audio are smaller."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(-self.limit, self.limit)
+
+
 class ResidualUnit(StatefulModule):
-    """x + conv1(act(conv_k(act(x)))), [B, C, L] -> [B, C, L]."""
+    """x + conv1(act(conv_k(act(x)))), bounded: [B, C, L] -> [B, C, L]."""
 
     def __init__(self, channels: int, dilation: int, config: NetworkConfig) -> None:
         super().__init__()
@@ -30,9 +41,10 @@ class ResidualUnit(StatefulModule):
             if config.shortcut is Shortcut.CONV
             else nn.Identity()
         )
+        self.bound = bound(config)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        return self.shortcut(x) + self.block(x, state)
+        return self.bound(self.shortcut(x) + self.block(x, state))
 
 
 class Encoder(Stack):
@@ -96,53 +108,8 @@ def damp_last_layer(network: nn.Sequential, factor: float) -> None:
             parameter.mul_(factor)
 
 
-def deepen(deep: nn.Sequential, shallow: nn.Sequential) -> dict[int, int]:
-    """Make of a network with more residual units one that does as a network with fewer.
-
-    What comes after a level's last unit begins as the identity, and learns from there.
-
-    Args:
-        deep: whose units without a counterpart are set to give 0.
-        shallow: of the same layers, with fewer or as many units at each level.
-
-    Returns:
-        Places of the layers of `shallow` in `deep`, whose weights the caller moves.
-
-    Raises:
-        ValueError: `deep` lacks units or has other layers.
-    """
-    places: dict[int, int] = {}
-    own, given = _runs(deep), _runs(shallow)
-    if [kind for kind, _ in own] != [kind for kind, _ in given]:
-        raise ValueError("the layers are others")
-    for (_, ours), (_, theirs) in zip(own, given, strict=True):
-        if len(ours) < len(theirs):
-            raise ValueError(f"{len(theirs)} residual units are there, and room for {len(ours)}")
-        places |= dict(zip(theirs, ours, strict=False))
-        for place in ours[len(theirs) :]:
-            unit = deep[place]
-            assert isinstance(unit, ResidualUnit)
-            _silence(unit.block[-1])
-    return places
-
-
-def _runs(network: nn.Sequential) -> list[tuple[type[nn.Module], list[int]]]:
-    """Places of layers in their order, those of units that follow each other together."""
-    runs: list[tuple[type[nn.Module], list[int]]] = []
-    for place, layer in enumerate(network):
-        if isinstance(layer, ResidualUnit) and runs and runs[-1][0] is ResidualUnit:
-            runs[-1][1].append(place)
-        else:
-            runs.append((type(layer), [place]))
-    return runs
-
-
-def _silence(layer: nn.Module) -> None:
-    """Set a convolution to give 0; of a weight norm the sizes, as directions cannot be 0."""
-    with torch.no_grad():
-        for name, parameter in layer.named_parameters():
-            if not name.endswith("original1"):
-                parameter.zero_()
+def bound(config: NetworkConfig) -> nn.Module:
+    return nn.Identity() if config.limit is None else Bound(config.limit)
 
 
 def _units(level: int, config: NetworkConfig) -> list[nn.Module]:

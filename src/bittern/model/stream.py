@@ -8,12 +8,13 @@ import torch
 
 from bittern.config import SEARCH_WIDTH
 from bittern.model.codec_model import CodecModel
+from bittern.model.quantizer import stage_counts
 from bittern.model.search import search_codes
 from bittern.model.state import StreamState
 from bittern.shapes import Codes, Waveform
 
 _SAMPLES_KEY, _BUFFER_KEY = "stream.samples", "stream.buffer"
-_LATENT_KEY, _LOST_KEY = "stream.latent", "stream.lost"
+_LATENT_KEY, _STAGES_KEY, _LOST_KEY = "stream.latent", "stream.stages", "stream.lost"
 _FADE = 0.85  # of concealed frames, one to the next
 _FADED_FRAMES = 40  # from here on they are silence
 
@@ -151,7 +152,7 @@ class StreamingDecoder:
     def push(self, codes: Codes) -> Waveform:
         """Decode frames: [B, k, f] with any f >= 0 and 1 <= k <= K -> [B, C, n].
 
-        k may change from push to push. n is f * hop, less the delay at the start.
+        A code of -1 is none. k may change from push to push. n is f * hop, less the delay at the start.
 
         Raises:
             ValueError: wrong batch, k, or codes out of range.
@@ -162,15 +163,16 @@ class StreamingDecoder:
         if codes.shape[-1] == 0:
             return torch.zeros(self.batch, self.model.config.channels, 0, device=device)
         latent = self.model.quantizer.decode(codes.to(device))
-        self._layers[_LATENT_KEY] = latent[..., -1:]
+        stages = stage_counts(codes).to(device)
+        self._layers[_LATENT_KEY], self._layers[_STAGES_KEY] = latent[..., -1:], stages[:, -1:]
         self._layers.pop(_LOST_KEY, None)
-        return self._give(self.model.synthesise(latent, self._layers))
+        return self._give(self.model.synthesise(latent, self._layers, stages=stages))
 
     @torch.inference_mode()
     def conceal(self, frames: int, *, silent: bool = False) -> Waveform:
         """Bridge frames that are lost: [B, C, n] as from `push`.
 
-        The decoder runs on, the sound of the last latent fading away; behind the fade there is silence.
+        The decoder runs on, the sound of the last latent fading away; after the fade there is silence.
 
         Args:
             frames: how many.
@@ -188,7 +190,9 @@ class StreamingDecoder:
             gains = _FADE ** torch.arange(lost + 1, lost + count + 1, device=device)
             if count:
                 wav[..., : count * hop] = self.model.synthesise(
-                    self.model.faded(last, gains), self._layers
+                    self.model.faded(last, gains),
+                    self._layers,
+                    stages=self._layers[_STAGES_KEY].expand(-1, count),
                 )
             if lost + frames < _FADED_FRAMES:
                 self._layers[_LOST_KEY] = torch.tensor(lost + frames)

@@ -14,6 +14,7 @@ from bittern.shapes import Waveform
 from bittern.training.discriminators import (
     DiscriminatorSet,
     Judgement,
+    level_set,
     period_and_band_set,
     stft_set,
     window_samples,
@@ -24,6 +25,7 @@ from bittern.training.ranks import mean_over_ranks
 class Discriminators(StrEnum):
     STFT = "stft"  # EnCodec's, over complex spectrograms
     PERIOD_AND_BAND = "period_and_band"  # DAC's
+    LEVELS = "levels"  # FARGAN's, over logarithms of magnitudes
 
 
 class AdversarialLoss(StrEnum):
@@ -180,6 +182,8 @@ def _build(config: AdversaryConfig, codec: CodecConfig) -> DiscriminatorSet:
                 audio_channels=codec.channels,
                 power=config.magnitude_power,
             )
+        case Discriminators.LEVELS:
+            return level_set(windows, channels=config.channels, audio_channels=codec.channels)
         case Discriminators.PERIOD_AND_BAND:
             return period_and_band_set(
                 windows,

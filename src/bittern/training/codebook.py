@@ -1,6 +1,6 @@
 """How codebooks come to be: k-means at the start, moving averages after, and revival of dead entries.
 
-Kept apart from `quantizer.py` because a trained codec needs none of it. All statistics are summed over
+A trained codec needs none of this. All statistics are summed over
 the ranks of a distributed run, and whatever is drawn is the same on each, so that codebooks stay equal.
 
 Source: EMA codebooks, VQ-VAE (arXiv:1711.00937, appendix A.1); revival, SoundStream
@@ -30,7 +30,7 @@ class CodebookUpdate(NamedTuple):
 
 
 class EmaCodebooks(nn.Module):
-    """Moving averages behind the codebooks of one `ResidualQuantizer`, which it updates in place.
+    """Moving averages that are the codebooks of one `ResidualQuantizer`, which it updates in place.
 
     Args:
         quantizer: whose `codewords` are learnt.
@@ -114,10 +114,10 @@ class EmaCodebooks(nn.Module):
         self.quantizer.codewords.copy_(
             torch.where(used[..., None], codewords, self.quantizer.codewords)
         )
-        return self._revive(vectors.split(quantized.counts), sizes, generator)
+        return self._revive(vectors.split(quantized.counts), generator)
 
     def _revive(
-        self, inputs: tuple[Tensor, ...], sizes: Tensor, generator: torch.Generator | None
+        self, inputs: tuple[Tensor, ...], generator: torch.Generator | None
     ) -> CodebookUpdate:
         """Move dead entries beside living ones, which then share what they coded."""
         mean = self.counts.mean(dim=1)  # [K]
@@ -125,7 +125,7 @@ class EmaCodebooks(nn.Module):
         found = dead.sum(dim=1)
         revived = torch.zeros_like(found)
         for stage in torch.nonzero(found).flatten().tolist():
-            pool = _pool_of_ranks(inputs[stage], sizes)
+            pool = gather_rows(inputs[stage])
             places = torch.nonzero(dead[stage]).flatten()
             order = torch.randperm(len(pool), generator=generator)[: len(places)]
             places = places[: len(order)]  # where frames are few, the rest waits for the next step
@@ -158,14 +158,12 @@ def beside(centres: Tensor, vectors: Tensor) -> Tensor:
 
 
 def concatenate(parts: list[Quantized]) -> Quantized:
-    """Parts of a batch as one: what each stage was given and chose, without latent and commitment."""
+    """Parts of a batch as one: what each stage was given and chose; the rest is of the first part."""
     if len(parts) == 1:
         return parts[0]
     pieces = [(part.inputs.split(part.counts), part.codes.split(part.counts)) for part in parts]
     stages = range(len(parts[0].counts))
-    return Quantized(
-        latent=torch.cat([part.latent.detach() for part in parts]),
-        commitment=torch.stack([part.commitment.detach() for part in parts]).mean(dim=0),
+    return parts[0]._replace(
         inputs=torch.cat([inputs[stage] for stage in stages for inputs, _ in pieces]),
         codes=torch.cat([codes[stage] for stage in stages for _, codes in pieces]),
         counts=[sum(part.counts[stage] for part in parts) for stage in stages],
@@ -223,17 +221,3 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])
-
-
-def _pool_of_ranks(rows: Tensor, sizes: Tensor) -> Tensor:
-    """A stage's inputs on all ranks, in the order that a single process would have them in.
-
-    The quantizer works on items by falling number of stages, equals by their place in the batch; how
-    many stages the item of a row uses follows from the sizes, [K], of the stages' inputs.
-    """
-    if not _distributed():
-        return rows
-    places = torch.arange(len(rows), device=rows.device)
-    stages = (sizes[:, None] > places).sum(dim=0)
-    order = gather_rows(stages[:, None])[:, 0].argsort(descending=True, stable=True)
-    return gather_rows(rows)[order]

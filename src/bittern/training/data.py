@@ -4,7 +4,10 @@ What a step sees depends on the seed, the step and the place in the batch alone:
 an uninterrupted one would have, and ranks divide a batch without talking.
 """
 
+import warnings
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +38,7 @@ class DataConfig:
     validation_clips: int = 24
     validation_seconds: float = 4.0  # of each validation clip at most
     workers: int = 0  # processes that prepare batches ahead
+    resident: bool = False  # the whole corpus on the training device, batches made there
     cache: str = "~/.cache/bittern"
 
     def __post_init__(self) -> None:
@@ -46,6 +50,11 @@ class DataConfig:
             raise ConfigError(
                 f"data.validation_share is {self.validation_share}; give 0 up to, not including, 1"
             )
+        if self.resident and self.workers:
+            raise ConfigError(
+                f"data.workers is {self.workers}, but with data.resident there is nothing for them to "
+                "do; give 0"
+            )
         for source, weight in (self.weights or {}).items():
             if weight < 0:
                 raise ConfigError(f"data.weights.{source} is {weight}; give 0 or more")
@@ -54,7 +63,8 @@ class DataConfig:
 class Batches(Dataset):
     """The batch of every step, [batch, 1, T] float32, by the step's number.
 
-    Steps below 0 are batches that training does not see, for statistics beforehand.
+    Crops are gathered from the corpus where it lies: in a mapped file, or on the training device
+    (`data.resident`). Steps below 0 are batches that training does not see, for statistics beforehand.
     """
 
     def __init__(
@@ -66,82 +76,125 @@ class Batches(Dataset):
         seed: int,
         items: range,
         augmentation: Augmentation | None = None,
+        device: torch.device | None = None,
     ) -> None:
-        """With `items` the places of the whole batch that this rank makes."""
-        self.corpus = corpus
+        """With `items` the places of the batch that this rank makes; `device` is where a resident corpus lies."""
         self.config = config
         self.seed = seed
         self.items = items
         self.augmentation = augmentation
         self.samples = round(config.segment_seconds * corpus.sample_rate)
-        self.sources: list[tuple[list[Clip], np.ndarray]] = []
-        weights = []
-        names = sorted({clip.source for clip in clips})
-        given = config.weights or {}
-        unknown = set(given) - {clip.source for clip in corpus.clips}
-        if unknown:
-            raise ConfigError(
-                f"data.weights names {sorted(unknown)[0]!r}; "
-                f"the folders below data.root are {', '.join(names)}"
-            )
-        for name in names:
-            held = [clip for clip in clips if clip.source == name]
-            lengths = np.array([clip.samples for clip in held], dtype=np.float64)
-            self.sources.append((held, np.cumsum(lengths) / lengths.sum()))
-            weights.append(given.get(name, 1.0))
-        if not clips:
-            raise ConfigError(
-                f"all {len(corpus.clips)} usable files are held out by data.validation_share; "
-                "give less, or more files"
-            )
-        if sum(weights) <= 0:
-            raise ConfigError("data.weights leaves no source; give one of them more than 0")
-        self.source_bounds = np.cumsum(weights) / sum(weights)
+        shares = _shares(corpus, clips, config.weights or {})
+        self.bounds = np.cumsum(shares) / shares.sum()
+        self.offsets = np.array([clip.offset for clip in clips])
+        self.lengths = np.array([clip.samples for clip in clips])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the map is read-only, and so are we
+            self.pcm = torch.from_numpy(corpus.pcm)
+        if config.resident:
+            self.pcm = self.pcm.to(device)
 
     def __getitem__(self, step: int) -> Tensor:
         return self.draw(step, self.items)
 
     def draw(self, step: int, items: range) -> Tensor:
         """The given places of a step's batch, [len(items), 1, T]."""
-        return torch.from_numpy(np.stack([self._draw(step, item) for item in items])[:, None])
+        batch = max(self.config.batch_size, items.stop)
+        seed = [self.seed, step % 2**32]
+        u = np.random.default_rng(seed).random((batch, 5))[items.start : items.stop]
+        speed = np.ones(len(items))
+        if self.augmentation is not None:
+            speed = np.where(u[:, 3] < self.augmentation.config.speed, 0.9 + 0.2 * u[:, 4], 1.0)
+        clip = np.minimum(np.searchsorted(self.bounds, u[:, 0]), len(self.bounds) - 1)
+        room = np.maximum(self.lengths[clip] - np.ceil(self.samples * speed).astype(int), 0)
+        start = np.floor(u[:, 1] * (room + 1)).astype(int)
+        wav = self._crop(clip, start, speed)
+        if self.augmentation is not None:
+            wav = self.augmentation(wav, items, seed, batch)
+        low, high = self.config.gain_db
+        gain = torch.from_numpy(10 ** ((low + (high - low) * u[:, 2]) / 20)).to(wav)
+        loudest = 0.99 / wav.abs().amax(dim=(1, 2)).clamp(min=1e-5)
+        return wav * torch.minimum(gain, loudest)[:, None, None]
 
-    def _draw(self, step: int, item: int) -> np.ndarray:
-        place = [self.seed, step % 2**32, item]
-        rng = np.random.default_rng(place)
-        clip, start = self._choose(rng)
-        gain = 10 ** (rng.uniform(*self.config.gain_db) / 20)
-        if self.augmentation is None:
-            wav = self.corpus.read(clip, start, self.samples)
-        else:
-            wav = self.augmentation.draw(
-                lambda first, samples: self.corpus.read(clip, start + first, samples),
-                self._another,
-                samples=self.samples,
-                lead=start,
-                rng=np.random.default_rng([*place, 1]),  # crops stay those of a run without
-            )
-        return wav * np.float32(min(gain, 0.99 / max(float(np.abs(wav).max()), 1e-5)))
+    def _crop(self, clip: np.ndarray, start: np.ndarray, speed: np.ndarray) -> Tensor:
+        """Crops of clips [n] from samples [n] on, played so many times as fast: [n, 1, T]."""
+        device = self.pcm.device
+        step = torch.from_numpy(speed).to(device)[:, None]
+        first = torch.from_numpy(start).to(device)[:, None]
+        place = first + torch.arange(self.samples, device=device) * step  # float64: exact
+        offset, length = (
+            torch.from_numpy(row[clip]).to(device)[:, None] for row in (self.offsets, self.lengths)
+        )
+        below = place.floor()
+        if not (speed != 1.0).any():
+            return self._at(below.long(), offset, length)[:, None]
+        part = (place - below).float()
+        taps = [self._at(below.long() + shift, offset, length) for shift in (-1, 0, 1, 2)]
+        return _between(taps, part)[:, None]
 
-    def _choose(self, rng: np.random.Generator) -> tuple[Clip, int]:
-        """A clip and the place where a crop of it begins."""
-        clips, bounds = self.sources[int(np.searchsorted(self.source_bounds, rng.random()))]
-        clip = clips[min(int(np.searchsorted(bounds, rng.random())), len(clips) - 1)]
-        return clip, int(rng.integers(max(clip.samples - self.samples, 0) + 1))
+    def _at(self, place: Tensor, offset: Tensor, length: Tensor) -> Tensor:
+        """Samples by their place in clips, 0 outside: [n, T] float32."""
+        inside = (place >= 0) & (place < length)
+        held = self.pcm[offset + torch.minimum(place.clamp(min=0), length - 1)]
+        return held.float() * inside / 32768
 
-    def _another(self, rng: np.random.Generator) -> np.ndarray:
-        return self.corpus.read(*self._choose(rng), self.samples)
+
+def _shares(corpus: Corpus, clips: list[Clip], weights: dict[str, float]) -> np.ndarray:
+    """How often each clip is drawn: sources by weight, clips of a source by duration."""
+    names = sorted({clip.source for clip in clips})
+    unknown = set(weights) - {clip.source for clip in corpus.clips}
+    if unknown:
+        raise ConfigError(
+            f"data.weights names {sorted(unknown)[0]!r}; "
+            f"the folders below data.root are {', '.join(names)}"
+        )
+    if not clips:
+        raise ConfigError(
+            f"all {len(corpus.clips)} usable files are held out by data.validation_share; "
+            "give less, or more files"
+        )
+    held = dict.fromkeys(names, 0)
+    for clip in clips:
+        held[clip.source] += clip.samples
+    each = [weights.get(c.source, 1.0) * c.samples / held[c.source] for c in clips]
+    if sum(each) <= 0:
+        raise ConfigError("data.weights leaves no source; give one of them more than 0")
+    return np.array(each)
+
+
+def _between(taps: list[Tensor], part: Tensor) -> Tensor:
+    """Values between samples by a cubic through the two on either side (Catmull and Rom 1974)."""
+    a, b, c, d = taps
+    return b + 0.5 * part * (
+        c - a + part * (2 * a - 5 * b + 4 * c - d + part * (3 * (b - c) + d - a))
+    )
 
 
 def batches_from(dataset: Batches, start: int, steps: int, *, workers: int) -> Iterator[Tensor]:
     """Batches of the steps start..steps - 1, prepared ahead by `workers` processes."""
+    if not workers:
+        return _ahead(dataset, range(start, steps))
     loader = DataLoader(
         dataset,
         batch_size=None,
         sampler=range(start, steps),  # type: ignore[arg-type]  # any iterable of indices serves
         num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context="fork",
     )
     return iter(loader)
+
+
+def _ahead(dataset: Batches, steps: range) -> Iterator[Tensor]:
+    """Batches made here; those on a device by a thread, one ahead, while training waits for the device."""
+    if not dataset.config.resident:
+        yield from (dataset[step] for step in steps)
+        return
+    with ThreadPoolExecutor(1) as maker:
+        made = deque(maker.submit(dataset.__getitem__, step) for step in steps[:1])
+        for step in steps[1:]:
+            made.append(maker.submit(dataset.__getitem__, step))
+            yield made.popleft().result()
+        yield from (future.result() for future in made)
 
 
 def silent_share(wav: Tensor) -> float:

@@ -57,6 +57,38 @@ class StftDiscriminator(nn.Module):
         return Judgement(self.last(x), features)
 
 
+class LevelDiscriminator(nn.Module):
+    """Convolutions over logarithms of magnitudes, without phase, told where in frequency they are.
+
+    Source: the spectrogram discriminators of FARGAN (arXiv:2405.21069) and NoLACE (arXiv:2309.14521):
+    kernels of 3 x 3, strides of 2 over the bins, and each layer is given the place in frequency.
+    """
+
+    def __init__(self, window: int, channels: int, audio_channels: int) -> None:
+        super().__init__()
+        self.window = window
+        widths = [audio_channels, *(channels * factor for factor in (1, 2, 4, 8, 8))]
+        self.layers = nn.ModuleList(
+            _conv2d(narrow, wide, (3, 3), stride=2) for narrow, wide in itertools.pairwise(widths)
+        )
+        self.places = nn.ModuleList(_conv2d(2, wide, (1, 3), stride=2) for wide in widths[1:])
+        self.last = _conv2d(widths[-1], 1, (3, 3))
+
+    def forward(self, wav: Waveform) -> Judgement:
+        with torch.autocast(wav.device.type, enabled=False):
+            power = torch.view_as_real(stft(wav, self.window)).square().sum(dim=-1)
+            x = ((power + 1e-9).log10() + 5) / 3  # 0 at -50 dBFS, 1.7 at full scale
+        x = rearrange(x, "b c bins frames -> b c frames bins")
+        x = x.contiguous(memory_format=torch.channels_last)
+        features = []
+        for layer, place in zip(self.layers, self.places, strict=True):
+            angle = torch.linspace(0, math.pi, x.shape[-1], device=x.device)
+            where = torch.stack([angle.sin(), angle.cos()])[None, :, None]
+            x = F.leaky_relu(layer(x) + place(where), 0.2)
+            features.append(x)
+        return Judgement(self.last(x), features)
+
+
 class BandDiscriminator(nn.Module):
     """The same view, cut into five bands with convolutions of their own.
 
@@ -166,6 +198,13 @@ def period_and_band_set(
     members: list[nn.Module] = [PeriodDiscriminator(p, channels, audio_channels) for p in periods]
     members += [BandDiscriminator(window, channels, audio_channels, power) for window in windows]
     return DiscriminatorSet(members, level=True)
+
+
+def level_set(windows: list[int], *, channels: int, audio_channels: int) -> DiscriminatorSet:
+    """One discriminator of levels a window (samples)."""
+    return DiscriminatorSet(
+        [LevelDiscriminator(window, channels, audio_channels) for window in windows], level=False
+    )
 
 
 def window_samples(milliseconds: float, sample_rate: int) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bittern import checkpoint
 from bittern.model.codec_model import CodecModel
-from bittern.model.quantizer import Quantized, draw_stages
+from bittern.model.quantizer import Quantized
 from bittern.shapes import Waveform
 from bittern.training.adversary import Adversary
 from bittern.training.balancer import Balancer
@@ -24,7 +24,16 @@ from bittern.training.losses import ReconstructionLoss
 from bittern.training.ranks import mean_over_ranks
 from bittern.training.schedule import build_optimizer, codebook_decay, learning_rate, update_average
 from bittern.training.settings import TrainConfig, TrainOnly
+from bittern.training.stages import draw_quality, spread_stages
 from bittern.training.state import fits, load_inheritance, with_settings
+
+
+class Passed(NamedTuple):
+    """What one forward through the codec gives."""
+
+    output: Waveform
+    heard: Waveform  # what the output is to equal: the input without offset and rumble
+    quantized: Quantized | None
 
 
 class Autoencoder(nn.Module):
@@ -34,21 +43,37 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, wav: Waveform, stages: Tensor | None) -> tuple[Waveform, Quantized | None]:
-        """Reconstruct [B, C, T], T a multiple of the hop; stages [B], or None for no quantizer."""
-        model = self.model
-        latent = model.latent(model.pad(wav))
-        quantized = None if stages is None else model.quantizer(latent, stages)
-        out = model.synthesise(latent if quantized is None else quantized.latent)
+    def forward(self, wav: Waveform, quality: Tensor | None, even: Tensor | None = None) -> Passed:
+        """Reconstruct [B, C, T], T a multiple of the hop.
+
+        Args:
+            wav: what to code.
+            quality: [B] mean stages of each item; None for no quantizer.
+            even: [B], whether all frames of an item have the same number of stages.
+        """
+        model, stages = self.model, None
+        heard = model.heard(model.pad(wav))
+        latent, quantized = model.analyse(heard), None
+        if quality is not None and even is not None:
+            levels = model.levels(latent.detach())
+
+            def allocate(errors: Tensor) -> Tensor:
+                spread = spread_stages(errors, levels, quality)
+                return torch.where(even[:, None], quality.round().long()[:, None], spread)
+
+            quantized = model.quantizer(latent, allocate)
+            latent, stages = quantized.latent, quantized.stages
+        out = model.synthesise(latent, stages=stages)
         delay = model.config.delay
-        return out[..., delay : delay + wav.shape[-1]], quantized
+        return Passed(
+            out[..., delay : delay + wav.shape[-1]], heard[..., : wav.shape[-1]], quantized
+        )
 
 
 class Learnt(NamedTuple):
     """What one part of a batch gave, its gradients being with the weights."""
 
-    output: Waveform
-    quantized: Quantized | None
+    passed: Passed
     losses: dict[str, Tensor]
     scales: dict[str, float]  # of the balancer
 
@@ -118,12 +143,10 @@ class Learner:
 
         self.optimizer.zero_grad(set_to_none=True)
         parts = wav.chunk(config.accumulate)
-        sizes = self.loss.sizes(wav) if config.accumulate > 1 else None
-        stages, commitment_weights = self.draw_stages(len(wav))
         learnt = []
-        for part, drawn, weight in zip(parts, stages, commitment_weights, strict=True):
+        for part, drawn in zip(parts, self._draw_stages(len(wav)), strict=True):
             with self.fabric.no_backward_sync(self.autoencoder, enabled=part is not parts[-1]):
-                learnt.append(self._learn_from(part, drawn, weight, sizes))
+                learnt.append(self._learn_from(part, *drawn))
         before_clipping = self._gradient_norms()
         norm = self.fabric.clip_gradients(
             self.autoencoder,
@@ -136,44 +159,61 @@ class Learner:
         logged |= before_clipping
         if self._may_update(norm):
             self.optimizer.step()
-            logged |= self._update_codebooks([part.quantized for part in learnt])
+            logged |= self._update_codebooks([part.passed.quantized for part in learnt])
             update_average(self.average, self.model, config.optimizer.average_decay, self.step)
-        logged |= self._teach_adversary(parts, [part.output.detach() for part in learnt])
+        logged |= self._teach_adversary(
+            [part.passed.heard for part in learnt], [part.passed.output.detach() for part in learnt]
+        )
         self.step += 1
         return logged | {"rate/learning": rate, "guard/skipped": float(self.skipped)}
 
-    def _learn_from(
-        self,
-        wav: Waveform,
-        stages: Tensor | None,
-        commitment_weight: Tensor,
-        sizes: dict[int, Tensor] | None,
-    ) -> Learnt:
+    def _learn_from(self, wav: Waveform, quality: Tensor | None, even: Tensor | None) -> Learnt:
         """Run one part of a batch forward and back."""
-        output, quantized = self.autoencoder(wav, stages)
-        heard = output if self.balancer is None else output.detach().requires_grad_()
-        losses = self.loss(heard, wav, sizes)
-        if self.adversary is not None and self._adversary_speaks():
-            crop = self.adversary.judged(wav, heard, self._generator("judged"))
-            losses |= self.adversary.losses(*crop)
-        scales = {}
-        if self.balancer is None:
-            total = self.loss.weighted(losses)
-        else:
-            shares = {name: getattr(self.config.loss, name) for name in losses}
-            gradient, scales = self.balancer.balance(losses, shares, heard)
+        passed = self.autoencoder(wav, quality, even)
+        output, target, quantized = passed
+        speaks = self.adversary is not None and self._adversary_speaks()
+        apart = self.balancer is not None or (
+            speaks and self.config.loss.adversarial_share is not None
+        )
+        heard = output.detach().requires_grad_() if apart else output
+        losses, asked, scales = self.loss(heard, target, self._generator("windows")), {}, {}
+        if speaks:
+            assert self.adversary is not None
+            crop = self.adversary.judged(target, heard, self._generator("judged"))
+            asked = self.adversary.losses(*crop)
+        if self.balancer is not None:
+            shares = {name: getattr(self.config.loss, name) for name in losses | asked}
+            gradient, scales = self.balancer.balance(losses | asked, shares, heard)
             total = (output * gradient).sum()
+        elif apart:
+            gradient, scales = self._with_share(losses, asked, heard)
+            total = (output * gradient).sum()
+        else:
+            total = self.loss.weighted(losses | asked)
+        losses |= asked
         if quantized is not None and self.config.train_only is None:
-            commitment = (quantized.commitment * commitment_weight).mean()
+            counts = torch.tensor(quantized.counts, device=output.device).float()
+            counts = mean_over_ranks(counts).clamp(min=1)
+            commitment = (quantized.commitment / counts).mean()
             total = total + self.config.loss.commitment * commitment
             losses["commitment"] = commitment
         self.fabric.backward(total / self.config.accumulate)
         losses = {name: loss.detach() for name, loss in losses.items()}
-        return Learnt(output, quantized, losses, scales)
+        return Learnt(passed, losses, scales)
+
+    def _with_share(
+        self, losses: dict[str, Tensor], asked: dict[str, Tensor], heard: Waveform
+    ) -> tuple[Waveform, dict[str, float]]:
+        """The gradient at the output, of which what discriminators ask for is held to its share."""
+        own = torch.autograd.grad(self.loss.weighted(losses), heard)[0]
+        theirs = torch.autograd.grad(self.loss.weighted(asked), heard)[0]
+        share = self.config.loss.adversarial_share or 0.0
+        scale = share * own.norm() / theirs.norm().clamp(min=1e-12)
+        return own + scale * theirs, {"adversary": float(scale)}
 
     def _mean_losses(self, learnt: list[Learnt]) -> dict[str, Tensor | float]:
         """Means over the batch, by the names they are logged under; between logs, of this rank alone."""
-        names = learnt[0].losses
+        names = [n for n in learnt[0].losses if all(n in part.losses for part in learnt)]
         means = torch.stack([torch.stack([part.losses[n] for n in names]) for part in learnt])
         means = means.mean(dim=0)
         mean = dict(zip(names, mean_over_ranks(means) if self._logs() else means, strict=True))
@@ -262,30 +302,41 @@ class Learner:
         )
         self.quantizing = True
 
-    def draw_stages(self, batch: int) -> tuple[list[Tensor | None], list[Tensor]]:
-        """Stages of this rank's items, and weights of each stage's commitment, [K], part by part.
+    def _draw_stages(self, batch: int) -> list[tuple[Tensor | None, Tensor | None]]:
+        """Mean stages of this rank's items and whether they are even, [B] each, part by part.
 
-        Drawn for the whole batch. The weights turn the mean over a part into the part's share of the
-        mean over the whole: what a stage is asked for does not depend on how a batch was divided.
+        Drawn for the whole batch, so that it does not matter how it was divided.
         """
-        config, device = self.config, self.fabric.device
-        count, parts = config.model.quantizer.stages, config.accumulate
+        config, device = self.config.codebook, self.fabric.device
         if not self.quantizing:
-            return [None] * parts, [torch.ones((), device=device)] * parts
+            return [(None, None)] * self.config.accumulate
+        generator = self._generator("stages")
         whole = batch * self.fabric.world_size
-        drawn = draw_stages(whole, count, config.codebook.full_share, self._generator("stages"))
+        quality = draw_quality(
+            whole,
+            self.config.model.quantizer.stages,
+            lowest=config.stages[0],
+            highest=config.stages[1],
+            full_share=config.full_share,
+            generator=generator,
+        )
+        even = torch.rand(whole, generator=generator) < config.even_share
         first = self.fabric.global_rank * batch
-        mine = list(drawn[first : first + batch].chunk(parts))
-        used = [(part[:, None] > torch.arange(count)).sum(dim=0) for part in (drawn, *mine)]
-        weights = [
-            ours * (whole // len(part)) / used[0].clamp(min=1)
-            for ours, part in zip(used[1:], mine, strict=True)
-        ]
-        return [part.to(device) for part in mine], [weight.to(device) for weight in weights]
+        mine = slice(first, first + batch)
+        parts = self.config.accumulate
+        return list(
+            zip(
+                quality[mine].to(device).chunk(parts),
+                even[mine].to(device).chunk(parts),
+                strict=True,
+            )
+        )
 
     def _generator(self, purpose: str) -> torch.Generator:
         """Randomness that depends on seed, step and purpose alone: alike on all ranks, exact on resume."""
-        salt = {"stages": 1, "revival": 2, "kmeans": 3, "adversary": 4, "judged": 5}[purpose]
+        salt = {"stages": 1, "revival": 2, "kmeans": 3, "adversary": 4, "judged": 5, "windows": 6}[
+            purpose
+        ]
         seed = (self.config.seed * 1_000_003 + self.step) * 8 + salt
         return torch.Generator().manual_seed(seed % 2**63)
 

@@ -24,6 +24,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
         lr=config.learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,
+        fused=True,
     )
 
 
@@ -57,7 +58,8 @@ def update_average(average: nn.Module, current: nn.Module, decay: float, step: i
     The decay is warmed up, as the first steps would otherwise weigh on thousands that follow.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    for held, fresh in zip(average.parameters(), current.parameters(), strict=True):
-        held.lerp_(fresh, 1 - decay)
+    torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]  # one call for all
+        list(average.parameters()), list(current.parameters()), 1 - decay
+    )
     for held, fresh in zip(average.buffers(), current.buffers(), strict=True):
         held.copy_(fresh)

@@ -25,7 +25,9 @@ class CodebookConfig:
     decay: float = 0.99  # of the moving averages, at the start
     final_window: float = 0.0  # share of all steps that codewords are means over in the end
     revival_threshold: float = 0.1  # share of the mean count below which an entry is dead
-    full_share: float = 0.3  # items that use all stages; the others draw 1 to K
+    stages: tuple[float, float] = (2.0, 24.0)  # drawn for each item, as the mean of its frames
+    full_share: float = 0.1  # items that use all stages
+    even_share: float = 0.25  # items whose frames all have the same number of stages
 
     def __post_init__(self) -> None:
         _check(self.start_step >= 0, f"codebook.start_step is {self.start_step}; give 0 or more")
@@ -38,7 +40,14 @@ class CodebookConfig:
             0 <= self.revival_threshold <= 1,
             f"codebook.revival_threshold is {self.revival_threshold}; give 0 to 1",
         )
-        _check(0 <= self.full_share <= 1, f"codebook.full_share is {self.full_share}; give 0 to 1")
+        self.stages = (float(self.stages[0]), float(self.stages[1]))
+        _check(
+            1 <= self.stages[0] <= self.stages[1],
+            f"codebook.stages is {list(self.stages)}; give [fewest, most], from 1 up",
+        )
+        for name in ("full_share", "even_share"):
+            share = getattr(self, name)
+            _check(0 <= share <= 1, f"codebook.{name} is {share}; give 0 to 1")
 
 
 class Schedule(StrEnum):

@@ -44,6 +44,7 @@ class Trainer:
             strategy=ddp if world > 1 else "auto",
         )
         self.fabric.launch()
+        torch.backends.cudnn.benchmark = True  # shapes are the same at every step
         data, rate, quiet = config.data, config.model.sample_rate, self.fabric.local_rank > 0
         self.corpus = open_corpus(
             data.root,
@@ -61,9 +62,8 @@ class Trainer:
             data,
             seed=config.seed,
             items=range(first, first + each),
-            augmentation=Augmentation(config.augment, rate, cache=data.cache, quiet=quiet)
-            if config.augment.anything
-            else None,
+            augmentation=Augmentation(config.augment, rate) if config.augment.anything else None,
+            device=self.fabric.device,
         )
         self.clips = validation_batch(self.corpus, held_out, config.data)
         self.learner = Learner(config, self.fabric, self.batches)

@@ -30,24 +30,28 @@ def validate(model: CodecModel, clips: list[Tensor], *, quantized: bool) -> Scor
     counts = [k for k in STAGES if k < config.quantizer.stages] + [config.quantizer.stages]
     rows: dict[str, list[float]] = {}
     codes, audio = [], {}
-    for index, clip in enumerate(clips):
-        latent = model.latent(model.pad(clip))
+    for index, wav in enumerate(clips):
+        heard = model.heard(model.pad(wav))
+        latent, clip = model.analyse(heard), heard[..., : wav.shape[-1]]
         latents = {0: latent}
         if quantized:
             codes.append(model.quantizer.encode(latent))
             latents |= {k: model.quantizer.decode(codes[-1][:, :k]) for k in counts}
         for k, z in latents.items():
-            wav = model.synthesise(z)[..., config.delay : config.delay + clip.shape[-1]]
+            stages = z.new_full((1, z.shape[2]), float(k or config.quantizer.stages))
+            out = model.synthesise(z, stages=stages)[
+                ..., config.delay : config.delay + clip.shape[-1]
+            ]
             scores = {
-                "si_sdr": float(si_sdr(wav, clip).mean()),
-                "log_mel": float(log_mel_distance(wav, clip, config.sample_rate).mean()),
-                "estoi": _estoi(clip, wav, config.sample_rate),
+                "si_sdr": float(si_sdr(out, clip).mean()),
+                "log_mel": float(log_mel_distance(out, clip, config.sample_rate).mean()),
+                "estoi": _estoi(clip, out, config.sample_rate),
             }
             for name, value in scores.items():
                 if value == value:  # a clip without speech has no ESTOI
                     rows.setdefault(f"{name}/{k}", []).append(value)
             if index == 0:
-                audio[f"{k}"] = wav[0, 0].cpu()
+                audio[f"{k}"] = out[0, 0].cpu()
         if index == 0:
             audio["original"] = clip[0, 0].cpu()
     usage = entropy = None
@@ -64,7 +68,10 @@ def _estoi(reference: Tensor, output: Tensor, sample_rate: int) -> float:
         try:
             return float(
                 stoi(
-                    reference[0, 0].numpy(), output[0, 0].cpu().numpy(), sample_rate, extended=True
+                    reference[0, 0].cpu().numpy(),
+                    output[0, 0].cpu().numpy(),
+                    sample_rate,
+                    extended=True,
                 )
             )
         except (RuntimeWarning, ValueError):
