@@ -52,16 +52,10 @@ class TrainOnly(StrEnum):
     DECODER = "decoder"  # codes keep their meaning: files made before still decode
 
 
-class OptimizerKind(StrEnum):
-    ADAMW = "adamw"  # arXiv:1711.05101
-    MUON = "muon"  # for the kernels of convolutions, AdamW for the rest; see muon.py
-
-
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """How weights move, and by how much over time."""
+    """How AdamW (arXiv:1711.05101) moves weights, and by how much over time."""
 
-    kind: OptimizerKind = OptimizerKind.ADAMW
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
