@@ -6,6 +6,7 @@ the seconds of audio a second of both, their ratio, and the share of the loop sp
 Without data.root the example speech is trained on. Arguments are those of `scripts/train.py`.
 """
 
+import csv
 import statistics
 import sys
 import tempfile
@@ -13,13 +14,18 @@ import time
 from pathlib import Path
 
 from bittern.errors import CodecError
-from bittern.training.curves import read_curves
 from bittern.training.run import compose
 from bittern.training.trainer import Trainer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LAPS, STEPS = 7, 5
 ENOUGH, WAIT = 0.85, 0.05  # what the loop should reach
+
+
+def last_value(run: Path, name: str) -> float:
+    """The newest value of a curve in a run's folder."""
+    with (run / "curves.csv").open(newline="") as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == name][-1]
 
 
 def bare_lap(trainer: Trainer, wav, stages, steps: int) -> float:
@@ -51,12 +57,11 @@ def main(arguments: list[str]) -> None:
         for lap in range(LAPS + 1):
             trainer.config.steps = learner.step + 2 * STEPS  # the second half shows the pace
             trainer.fit()
-            curves = read_curves(trainer.folder)
             stages = learner.draw_stages(len(wav))[0][0]
             bare = audio / bare_lap(trainer, wav, stages, STEPS)
             if lap:  # the first warms up
-                loop_rates.append(curves["rate/audio_seconds"][-1][1])
-                waits.append(curves["rate/waiting"][-1][1])
+                loop_rates.append(last_value(trainer.folder, "rate/audio_seconds"))
+                waits.append(last_value(trainer.folder, "rate/waiting"))
                 ratios.append(loop_rates[-1] / bare)
     loop, ratio, wait = map(statistics.median, (loop_rates, ratios, waits))
     print(

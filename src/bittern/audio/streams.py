@@ -20,9 +20,14 @@ from bittern.audio.atomic import atomic_file, atomic_path
 from bittern.audio.wav import Block
 from bittern.errors import AudioError
 
-READABLE = frozenset(
-    (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
-)
+READABLE = frozenset(f".{name.lower()}" for name in sf.available_formats() if name != "RAW") | {
+    ".aif",
+    ".aifc",
+    ".mp3",
+    ".oga",
+    ".opus",
+    ".snd",
+}  # names of files that libsndfile may read
 _WRITABLE = {".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}  # and .wav, by ourselves
 _READ_SAMPLES = 16384
 
