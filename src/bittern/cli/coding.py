@@ -4,8 +4,9 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -22,12 +23,22 @@ from bittern.cli.options import (
     seconds,
     share_threads,
 )
-from bittern.cli.ports import PIPE, label, open_input, open_output, pair_files, run_jobs
-from bittern.cli.progress import Progress
+from bittern.cli.ports import (
+    PIPE,
+    label,
+    open_input,
+    open_output,
+    pair_files,
+    run_jobs,
+    show_progress,
+)
 from bittern.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from bittern.audio import streams as audio
+    from bittern.audio.wav import Block
     from bittern.codec import Codec
     from bittern.format.salvage import Gap
     from bittern.pipeline import Receipt
@@ -92,11 +103,11 @@ def _compress_one(
     with (
         _audio_input(source, args) as stream,
         open_output(target) as file,
-        Progress(_length(stream), unit="s", quiet=quiet) as progress,
+        show_progress(_length(stream), unit=" s of audio", quiet=quiet) as bar,
     ):
         live = target == PIPE or not file.seekable()
         return codec.compress_stream(
-            progress.watch(stream),
+            _watch(stream, bar),
             file,
             stages=args.stages,
             bitrate_kbps=args.bitrate,
@@ -111,6 +122,17 @@ def _compress_one(
 def _length(stream: "audio.AudioStream") -> float | None:
     """Seconds, if known."""
     return None if stream.samples is None else stream.samples / stream.sample_rate
+
+
+def _watch(stream: "audio.AudioStream", bar: "tqdm") -> "audio.AudioStream":
+    """The same audio, of which each block taken is shown in seconds."""
+
+    def blocks() -> "Iterator[Block]":
+        for block in stream.blocks:
+            yield block
+            bar.update(len(block) / stream.sample_rate)
+
+    return replace(stream, blocks=blocks())
 
 
 def _audio_input(
@@ -201,8 +223,8 @@ def _decompress_one(
         for gap in stream.lost:
             _say_lost(gap, source, args)
         rate, channels, samples = stream.sample_rate, stream.channels, stream.samples
-        with Progress(_length(stream), unit="s", quiet=quiet) as progress:
-            blocks = progress.watch(stream).blocks
+        with show_progress(_length(stream), unit=" s of audio", quiet=quiet) as bar:
+            blocks = _watch(stream, bar).blocks
             if target != PIPE:
                 with audio.create_audio(Path(target), rate, channels, samples=samples) as out:
                     for block in blocks:
