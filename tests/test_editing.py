@@ -12,7 +12,7 @@ from test_bitstream import example, header_of, random_codes, read_file, write_fi
 
 import bittern
 import bittern.cli
-from bittern import shipped
+from bittern import checkpoint
 from bittern.codec import Codec
 from bittern.errors import FormatError
 from bittern.format.container import Reader, Writer, unpack
@@ -199,8 +199,8 @@ def test_range_coded_files_are_trimmed_cut_and_joined(
 def test_an_entropy_model_is_needed_only_where_codes_are_coded_anew(
     coded: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    home = shipped.find("speech-16khz").resolve()
-    monkeypatch.setattr(shipped, "shipped_folders", lambda: [])
+    home = checkpoint.find("speech-16khz").resolve()
+    monkeypatch.setattr(checkpoint, "shipped_folders", lambda: [])
     monkeypatch.chdir(tmp_path)
     for command in (
         "trim a.btn t.btn --stages 2",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bittern import checkpoint
+import bittern
 from bittern.training.state import load_state
 from bittern.training.trainer import Trainer
 
@@ -44,7 +44,7 @@ def test_twenty_steps_in_bfloat16_learn_and_leave_a_checkpoint(settings):
     assert len(loss) == 20
     assert all(value == value for value in loss)
     assert sum(loss[-5:]) < sum(loss[2:7])  # the quantizer comes in at step 2
-    model = checkpoint.load(trainer.folder / "last").model
+    model = bittern.load(trainer.folder / "last", "cpu").model
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
     assert model.quantizer.codewords.abs().sum() > 0
 
@@ -71,8 +71,8 @@ def test_a_run_on_the_gpu_goes_on_from_its_last_state(settings, tmp_path):
 def test_codes_are_those_of_the_cpu_but_for_ties():
     """A code may differ where two codewords are equally near, and then those of stages behind it."""
     folder = "speech-16khz"
-    on_cpu = checkpoint.load(folder).model
-    on_gpu = checkpoint.load(folder, device="cuda").model
+    on_cpu = bittern.load(folder, "cpu").model
+    on_gpu = bittern.load(folder, "cuda").model
     generator = torch.Generator().manual_seed(0)
     wav = 0.1 * torch.randn(4, 1, 32_000, generator=generator)
     with torch.inference_mode():

@@ -1,7 +1,7 @@
 """Audio files and streams as blocks of samples: read, resampled, mixed, checked, written.
 
 Blocks are float32 arrays [n samples, C channels] in -1..1, as libsndfile has them; the codec's
-tensors [B, C, T] begin in `codec.py`.
+waveforms [S, C, n] begin in `pipeline.py`.
 """
 
 import os
@@ -305,13 +305,20 @@ def gather(blocks: Iterable[Block], channels: int) -> np.ndarray:
     return np.concatenate([np.zeros((0, channels), np.float32), *blocks]).T
 
 
-def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
-    """Write samples [C, T] to a file.
+def write_pipe(pipe: BinaryIO, stream: AudioStream, *, raw: bool = False) -> None:
+    """Write a stream as 16-bit WAV, or samples alone, each block as it comes."""
+    out = PcmWriter(pipe, stream.sample_rate, stream.channels, samples=stream.samples, raw=raw)
+    for block in stream.blocks:
+        out.write(block)
+        pipe.flush()
+
+
+def write_stream(path: Path, stream: AudioStream) -> None:
+    """Write a stream to a file as its blocks come.
 
     Raises:
         AudioError, CodecError: see `create_audio`.
     """
-    channels, count = samples.shape
-    with create_audio(path, sample_rate, channels, samples=count) as file:
-        for block in array_stream(samples, sample_rate).blocks:
+    with create_audio(path, stream.sample_rate, stream.channels, samples=stream.samples) as file:
+        for block in stream.blocks:
             file.write(block)

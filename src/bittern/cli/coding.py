@@ -18,6 +18,7 @@ from bittern.cli.options import (
     add_model,
     add_rate,
     add_search_width,
+    coding_options,
     positive_float,
     positive_int,
     seconds,
@@ -106,17 +107,7 @@ def _compress_one(
         show_progress(_length(stream), unit=" s of audio", quiet=quiet) as bar,
     ):
         live = target == PIPE or not file.seekable()
-        return codec.compress_stream(
-            _watch(stream, bar),
-            file,
-            stages=args.stages,
-            bitrate_kbps=args.bitrate,
-            chunk_seconds=args.chunk_seconds,
-            live=live,
-            coder=args.coder,
-            mono=args.mono,
-            search_width=args.search_width,
-        )
+        return codec.compress_stream(_watch(stream, bar), file, live=live, **coding_options(args))
 
 
 def _length(stream: "audio.AudioStream") -> float | None:
@@ -222,19 +213,13 @@ def _decompress_one(
         )
         for gap in stream.lost:
             _say_lost(gap, source, args)
-        rate, channels, samples = stream.sample_rate, stream.channels, stream.samples
         with show_progress(_length(stream), unit=" s of audio", quiet=quiet) as bar:
-            blocks = _watch(stream, bar).blocks
+            watched = _watch(stream, bar)
             if target != PIPE:
-                with audio.create_audio(Path(target), rate, channels, samples=samples) as out:
-                    for block in blocks:
-                        out.write(block)
+                audio.write_stream(Path(target), watched)
             else:
                 with open_output(target) as pipe:
-                    out = audio.PcmWriter(pipe, rate, channels, samples=samples, raw=args.raw)
-                    for block in blocks:
-                        out.write(block)
-                        pipe.flush()
+                    audio.write_pipe(pipe, watched, raw=args.raw)
     return stream.receipt()
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from bittern import shipped
+from bittern import checkpoint
 from bittern.cli.options import Commands, add_command, add_rate, report, seconds
 from bittern.cli.ports import PIPE, label, open_input, open_output, refuse_unsafe
 from bittern.errors import CodecError, ConfigError
@@ -226,6 +226,6 @@ def _reader(file: BinaryIO, name: str, args: argparse.Namespace) -> bitstream.Re
     reader = bitstream.Reader(file, name)
     fingerprint = reader.header.entropy
     if fingerprint is not None:
-        find = partial(shipped.find_entropy, fingerprint, name, args.model)
-        reader.coder = shipped.DeferredCoder(fingerprint, find)
+        find = partial(checkpoint.find_entropy, fingerprint, name, args.model)
+        reader.coder = checkpoint.DeferredCoder(fingerprint, find)
     return reader

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from bittern.config import SEARCH_WIDTH, WIDEST_SEARCH
 from bittern.errors import CodecError
@@ -97,6 +97,18 @@ def add_rate(command: argparse.ArgumentParser, *, required: bool) -> None:
         "--bitrate", type=positive_float, metavar="KBPS", help="at most so many kbit/s"
     )
     rate.add_argument("--stages", type=positive_int, metavar="N", help="codebook stages to keep")
+
+
+def coding_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the fields of `pipeline.CodingOptions`."""
+    return {
+        "stages": args.stages,
+        "bitrate_kbps": args.bitrate,
+        "search_width": args.search_width,
+        "coder": args.coder,
+        "mono": args.mono,
+        "chunk_seconds": args.chunk_seconds,
+    }
 
 
 def positive_int(text: str) -> int:

@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bittern.checkpoint import write_atomically
+from bittern.audio.atomic import write_atomically
 from bittern.errors import CodecError, ConfigError
 from bittern.training.settings import TrainConfig, resolve
 from bittern.training.trainer import Trainer
