@@ -1,7 +1,4 @@
 import dataclasses
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +6,7 @@ import torch
 import bittern
 from bittern import checkpoint, weights
 from bittern.audio import atomic
+from bittern.cli import main
 from bittern.config import (
     CodecConfig,
     LinearPath,
@@ -95,15 +93,11 @@ def test_weights_name_those_whose_files_they_decode(tmp_path):
         checkpoint.load(tmp_path / "second")
 
 
-def test_a_published_checkpoint_is_half_as_large_and_keeps_what_belongs_to_it(
-    tmp_path, monkeypatch, capsys
-):
-    script = str(Path(__file__).parents[1] / "scripts" / "publish.py")
+def test_a_published_checkpoint_is_half_as_large_and_keeps_what_belongs_to_it(tmp_path, capsys):
     model = build()
     weights.save(model, tmp_path / "run", decodes=[bytes(8)])
     (tmp_path / "run" / "training.pt").write_bytes(b"for training only")
-    monkeypatch.setattr(sys, "argv", ["publish.py", str(tmp_path / "run"), str(tmp_path / "out")])
-    runpy.run_path(script, run_name="__main__")
+    assert main(["publish", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -116,9 +110,8 @@ def test_a_published_checkpoint_is_half_as_large_and_keeps_what_belongs_to_it(
     torch.testing.assert_close(
         after.model.quantizer.codewords, before.model.quantizer.codewords, rtol=1e-3, atol=1e-6
     )
-    monkeypatch.setattr(sys, "argv", ["publish.py", str(tmp_path / "none"), str(tmp_path / "new")])
-    with pytest.raises(SystemExit, match=r"publish: model .* is neither a folder"):
-        runpy.run_path(script, run_name="__main__")
+    assert main(["publish", str(tmp_path / "none"), str(tmp_path / "new")]) == 3
+    assert "is neither a folder" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

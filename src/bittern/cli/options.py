@@ -86,6 +86,10 @@ def add_model(command: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_FOLDER",
         help="a shipped model or the folder of one (default: %(default)s)",
     )
+    add_device(command)
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1; auto: a GPU if there is one"
     )

@@ -45,7 +45,7 @@ def write_card(folder: Path, report: Path) -> Path:
     lines = [
         f"# {config.name}",
         "",
-        f"Made by `python scripts/model_card.py`; edit `{NOTES}`, not this file.",
+        f"Made by `bittern card`; edit `{NOTES}`, not this file.",
         "",
         "| | |",
         "|---|---|",

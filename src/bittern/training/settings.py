@@ -1,6 +1,5 @@
 """Everything a training run is told, as dataclasses, and the one door from Hydra to them."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, cast, get_type_hints
@@ -149,24 +148,6 @@ def resolve(cfg: DictConfig) -> TrainConfig:
         _check(key in groups, f"unknown key {key!r}; known: {', '.join(sorted(groups))}")
     hints = get_type_hints(TrainConfig)
     return TrainConfig(**{key: build(hints[key], value, key) for key, value in data.items()})
-
-
-def key_values(
-    arguments: list[str], required: Sequence[str], optional: Mapping[str, str]
-) -> dict[str, str]:
-    """Settings of a script that needs no tree of them: `key=value` arguments, over the defaults.
-
-    Raises:
-        ConfigError: a required key is missing, or a key is unknown.
-    """
-    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    for key in required:
-        _check(bool(given.get(key)), f"{key} is missing; give {key}=FOLDER")
-    for key in given:
-        _check(
-            key in (*required, *optional), f"no setting is called {key}; see the top of this script"
-        )
-    return {**optional, **given}
 
 
 def _check(condition: bool, message: str) -> None:
