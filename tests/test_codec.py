@@ -90,7 +90,7 @@ def test_any_prefix_of_the_stages_decodes_and_equals_encoding_with_fewer(codec):
 def test_a_batch_with_lengths_equals_single_items(codec):
     lengths = [5_000, 0, 1, 319, 320, 321, 4_999, 2_222]
     wav = torch.stack([tensor(6_000, seed=item) for item in range(len(lengths))])
-    wav[2, :, 1:] = torch.nan  # what lies behind an item's end must not matter
+    wav[2, :, 1:] = torch.nan  # what comes after an item's end must not matter
     codes = codec.encode(wav, lengths=lengths)
     out = codec.decode(codes, lengths=lengths)
     assert codes.shape[-1] == codec.config.frame_count(5_000)

@@ -64,13 +64,13 @@ class NetworkConfig:
     """An encoder; the decoder is the same read in mirror image.
 
     A stem convolution leads to `channels[0]`; each further level strides by its ratio. Behind the
-    stem and behind each stride stand `residual_units[level]` units.
+    stem and after each stride stand `residual_units[level]` units.
     """
 
     input: NetworkInput = NetworkInput.SPECTRUM
     stem_stride: int = 1  # samples the stem takes at once; its kernel is then 2 * stem_stride
     stem_kernel: int = 3  # kernel of the stem when it does not stride
-    ratios: tuple[int, ...] = ()  # stride of each level behind the stem, in encoder order
+    ratios: tuple[int, ...] = ()  # stride of each level after the stem, in encoder order
     channels: tuple[int, ...] = (384,)  # width of each level, one more than ratios
     residual_units: tuple[int, ...] = (5,)  # units at each level
     residual_kernel: int = 3

@@ -1,4 +1,4 @@
-"""The `bittern` command as people type it: exit codes, exact messages, and what is left behind."""
+"""The `bittern` command as people type it: exit codes, exact messages, and what is left over."""
 
 import contextlib
 import io
@@ -570,7 +570,7 @@ def test_cutting_and_joining_give_files_that_decompress(here, run, model):
     run("decompress", "b.btn", *model)
     whole, part = sf.read("a2.wav")[0], sf.read("b.wav")[0]
     assert len(part) == 10_240
-    # behind the receptive field of the networks, which start from silence at the cut
+    # after the receptive field of the networks, which start from silence at the cut
     np.testing.assert_allclose(part[6_400:], whole[10_240 + 6_400 : 20_480], atol=2 / 32768)
     code, _, err = run("cat", "b.btn", "b.btn", "-o", "c.btn")
     assert code == 0

@@ -69,7 +69,7 @@ def test_a_run_on_the_gpu_goes_on_from_its_last_state(settings, tmp_path):
 
 
 def test_codes_are_those_of_the_cpu_but_for_ties():
-    """A code may differ where two codewords are equally near, and then those of stages behind it."""
+    """A code may differ where two codewords are equally near, and then those of stages after it."""
     folder = "speech-16khz"
     on_cpu = bittern.load(folder, "cpu").model
     on_gpu = bittern.load(folder, "cuda").model

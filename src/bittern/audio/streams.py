@@ -82,7 +82,7 @@ def _file_blocks(file: sf.SoundFile, path: Path) -> Iterator[Block]:
         except sf.LibsndfileError as error:
             place = position / file.samplerate
             raise AudioError(
-                f"{path}: damaged behind {place:.2f} s ({error.error_string.rstrip('.')})"
+                f"{path}: damaged after {place:.2f} s ({error.error_string.rstrip('.')})"
             ) from None
         if not len(block):
             return
@@ -187,7 +187,7 @@ class Resampler:
             self._soxr = soxr.ResampleStream(source_rate, target_rate, channels, dtype="float32")
 
     def push(self, block: Block) -> Block:
-        """[n, C] at the source's rate -> [m, C] at the target's; some samples stay behind."""
+        """[n, C] at the source's rate -> [m, C] at the target's; some samples are held back."""
         self.samples_in += len(block)
         if self._soxr is not None:
             block = self._soxr.resample_chunk(np.ascontiguousarray(block))
@@ -195,7 +195,7 @@ class Resampler:
         return block
 
     def flush(self, samples: int | None = None) -> Block:
-        """What stayed behind, so that all blocks together have `samples` samples.
+        """What was held back, so that all blocks together have `samples` samples.
 
         By default that is `resampled_length` of what went in; more is filled up with silence.
         """
@@ -204,7 +204,7 @@ class Resampler:
         due = max(samples - self.samples_out, 0)
         rest = np.zeros((0, self._channels), np.float32)
         if self._soxr is not None and self.samples_in:
-            # a little silence behind the end: soxr rounds its own count, at times down
+            # a little silence after the end: soxr rounds its own count, at times down
             silence = np.zeros(
                 (self.source_rate // self.target_rate + 2, self._channels), np.float32
             )
