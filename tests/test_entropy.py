@@ -306,7 +306,9 @@ def flipped(data: bytes, place: int) -> bytes:
     return bytes(damaged)
 
 
-def test_bits_flipped_under_a_valid_checksum_are_an_error_or_wrong_codes(model: EntropyModel) -> None:
+def test_bits_flipped_under_a_valid_checksum_are_an_error_or_wrong_codes(
+    model: EntropyModel,
+) -> None:
     """Bytes that no encoder wrote: never anything but codes in range or a `ValueError`."""
     codes = smooth_codes(100, seed=8)[None]
     payload = packing.pack_ranged(codes, BITS, model)

@@ -241,13 +241,9 @@ def decompress(
     _check_fits(reader, checkpoint)
     if (recover or loss) and not engine.config.streamable:
         raise ConfigError(f"{engine.config.name} looks ahead; what is lost cannot be concealed")
-    header, rate = reader.header, reader.header.source_rate
-    first = round(start * rate)
-    count = None if duration is None else round(duration * rate)
-    samples = header.source_samples
-    if samples is not None:
-        rest = max(samples - first, 0)
-        samples = rest if count is None else min(rest, count)
+    header = reader.header
+    first = round(start * header.source_rate)
+    count = None if duration is None else round(duration * header.source_rate)
     entry, chunk = _entry(engine, header, first)
     if isinstance(reader, Reader):
         reader.skip(chunk)
@@ -257,13 +253,21 @@ def decompress(
     waves = _decode(engine, pieces, reader, chunk)
     return DecodedStream(
         name=name,
-        sample_rate=rate,
+        sample_rate=header.source_rate,
         channels=header.channels * header.streams,
-        samples=samples,
+        samples=_count_samples(header, first, count),
         blocks=_from_model(waves, reader, chunk, entry, first, count),
         reader=reader,
         began=began,
     )
+
+
+def _count_samples(header: container.Header, first: int, count: int | None) -> int | None:
+    """Samples from `first` on, `count` at most; None where only the end will tell."""
+    if header.source_samples is None:
+        return None
+    rest = max(header.source_samples - first, 0)
+    return rest if count is None else min(rest, count)
 
 
 # from samples to codes

@@ -22,7 +22,8 @@ def extra(name: str) -> Iterator[None]:
 
 def add_train(commands: Commands) -> None:
     """For the list of commands alone: Hydra reads the arguments, see `train`."""
-    commands.add_parser("train", help="train a codec: bittern train data.root=FOLDER")
+    command = commands.add_parser("train", help="train a codec: bittern train data.root=FOLDER")
+    command.add_argument("settings", nargs="*", metavar="SETTING=VALUE")
 
 
 def train(arguments: list[str]) -> int:
