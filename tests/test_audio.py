@@ -113,7 +113,7 @@ def test_a_damaged_flac_is_an_error_with_its_place(tmp_path):
 def test_samples_that_are_not_finite_are_named(value):
     sound = make_sound(40_000, channels=2)
     sound[1, 20_000] = value
-    stream = audio.checked(array_stream(sound, 16_000, "x.wav"))
+    stream = audio.check_finite(array_stream(sound, 16_000, "x.wav"))
     with pytest.raises(AudioError) as caught:
         list(stream.blocks)
     assert str(caught.value) == (

@@ -18,7 +18,9 @@ from synthetic import make_sound
 
 import bittern
 from bittern.audio import streams as audio
-from bittern.cli import main
+from bittern.cli import _parser, main
+from bittern.cli.options import coding_options
+from bittern.config import CodingOptions
 
 USAGE, BAD_AUDIO, BAD_MODEL, DAMAGED = 1, 2, 3, 4
 
@@ -601,6 +603,11 @@ def test_evaluate_is_there(run):
     code, out, _ = run("evaluate", "--help")
     assert code == 0
     assert "bittern evaluate" in out
+
+
+def test_every_option_of_coding_is_on_the_command_line():
+    defaults = coding_options(_parser([]).parse_args(["compress", "a.wav"]))
+    assert CodingOptions(**defaults) == CodingOptions()
 
 
 def test_scripts_do_the_same(here, tiny_checkpoint, monkeypatch, capsys):

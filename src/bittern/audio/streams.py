@@ -128,7 +128,7 @@ def array_stream(samples: np.ndarray, sample_rate: int, name: str = "audio") -> 
     )
 
 
-def checked(stream: AudioStream) -> AudioStream:
+def check_finite(stream: AudioStream) -> AudioStream:
     """The same stream, which stops at the first sample that is not a finite number.
 
     Raises:

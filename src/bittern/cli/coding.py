@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from bittern.cli.options import (
     Commands,
+    add_coding_options,
     add_command,
     add_files,
     add_jobs,
     add_model,
-    add_rate,
-    add_search_width,
     coding_options,
-    positive_float,
     positive_int,
     seconds,
     share_threads,
@@ -49,26 +47,8 @@ def add_compress(commands: Commands) -> None:
     command = add_command(commands, "compress", _compress, "compress audio files to .btn")
     add_files(command, ".btn")
     add_jobs(command)
-    add_rate(command, required=False)
+    add_coding_options(command)
     add_model(command)
-    command.add_argument(
-        "--mono", action="store_true", help="mix channels down; otherwise each is coded"
-    )
-    command.add_argument(
-        "--coder",
-        choices=["auto", "range", "raw"],
-        default="auto",
-        help="range: smaller, without loss, by the model's entropy.safetensors; raw: without; "
-        "auto: range if the model has one",
-    )
-    add_search_width(command)
-    command.add_argument(
-        "--chunk-seconds",
-        type=positive_float,
-        default=6.0,
-        metavar="S",
-        help="audio to a chunk; small for low delay on pipes (default: %(default)s)",
-    )
     command.add_argument(
         "--raw-rate",
         type=positive_int,
@@ -93,7 +73,7 @@ def _compress(args: argparse.Namespace) -> int:
 
     def run(source: str, target: str) -> tuple[str, float]:
         receipt = _compress_one(codec, source, target, args, quiet=quiet)
-        return _compressed(receipt), receipt.seconds
+        return _describe_coded(receipt), receipt.seconds
 
     return run_jobs(jobs, args, run)
 
@@ -139,7 +119,7 @@ def _audio_input(
     return nullcontext(audio.wav_stream(pipe, name))
 
 
-def _compressed(receipt: "Receipt") -> str:
+def _describe_coded(receipt: "Receipt") -> str:
     mixed = (
         f", {receipt.source_channels} channels mixed to {receipt.channels}"
         if receipt.source_channels > receipt.channels
@@ -192,7 +172,7 @@ def _decompress(args: argparse.Namespace) -> int:
 
     def run(source: str, target: str) -> tuple[str, float]:
         receipt = _decompress_one(codec, source, target, args, quiet=quiet)
-        return _decompressed(receipt), receipt.seconds
+        return _describe_decoded(receipt), receipt.seconds
 
     return run_jobs(jobs, args, run)
 
@@ -247,7 +227,7 @@ def _say_lost(gap: "Gap", source: str, args: argparse.Namespace) -> None:
     )
 
 
-def _decompressed(receipt: "Receipt") -> str:
+def _describe_decoded(receipt: "Receipt") -> str:
     return (
         f"{receipt.seconds:.2f} s at {receipt.sample_rate} Hz, channels: {receipt.channels}, from "
         f"{receipt.measured_kbps:.2f} kbit/s ({receipt.file_bytes} bytes), "

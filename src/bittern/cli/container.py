@@ -133,7 +133,7 @@ def _trim(args: argparse.Namespace) -> int:
     with open_input(args.input) as file:
         reader = bitstream.Reader(file, label(args.input))
         header = reader.header
-        stages = args.stages or int(args.bitrate / header.kbps_per_stage + 1e-9)
+        stages = args.stages or int(args.bitrate_kbps / header.kbps_per_stage + 1e-9)
         if not 1 <= stages <= header.stages:
             raise ConfigError(
                 f"{reader.name}: has {header.stages} stages of {header.kbps_per_stage:g} kbit/s; "
