@@ -12,7 +12,7 @@ What the networks do is in `model/`, how files are worked on in `pipeline.py`, s
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -64,7 +64,7 @@ def load(name_or_folder: str | Path, device: str = "auto") -> "Codec":
 class Codec(Checkpoint):
     """A checkpoint with its networks, ready for use."""
 
-    model: CodecModel
+    model: CodecModel = field(repr=False)
 
     @property
     def device(self) -> torch.device:

@@ -45,32 +45,32 @@ def test_a_fitted_entropy_model_makes_files_smaller_that_decode_the_same(
     assert codec.decompress(ranged).wav.equal(codec.decompress(raw).wav)
 
 
-def test_train_passes_its_arguments_to_hydra_and_leaves_a_checkpoint(speech, tmp_path):
-    def train(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "bittern", "train", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
-
-    settings = [
-        "model=tiny",
-        f"data.root={speech}",
-        f"data.cache={tmp_path / 'cache'}",
-        "run=here",
-        "accelerator=cpu",
-        "precision=32-true",
-        "data.batch_size=2",
-        "data.segment_seconds=0.5",
-        "steps=2",
-    ]
-    done = train(*settings)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert bittern.load(tmp_path / "here" / "last", "cpu").config.name
-    done = train("data.root=x", "step=2")
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+def test_train_passes_its_arguments_to_hydra(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bittern", "train", "as typed"])
+    assert main(["train", "model=tiny", "data.root=x", "steps=7", "--cfg", "job"]) == 0
+    assert "\nsteps: 7\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "data.root=x", "step=2"])
+    assert stop.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("bittern: ")
     assert "step" in line
-    shown = train(*settings, "--cfg", "job").stdout
-    assert "segment_seconds: 0.5" in shown
+
+
+@pytest.mark.slow  # two processes, which load everything
+def test_train_on_two_devices_leaves_a_checkpoint(speech, tmp_path):
+    """The second process is started by the same command line, `train` included."""
+    settings = ("model=tiny", "run=here", "accelerator=cpu", "devices=2", "precision=32-true")
+    data = (f"data.root={speech}", "data.cache=cache", "data.batch_size=2", "steps=2")
+    done = subprocess.run(
+        [sys.executable, "-m", "bittern", "train", *settings, *data, "data.segment_seconds=0.5"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert bittern.load(tmp_path / "here" / "last", "cpu").stages > 0
 
 
 def test_a_card_without_its_report_is_one_line(tiny_checkpoint, tmp_path, capsys):
@@ -84,3 +84,17 @@ def test_a_card_without_its_report_is_one_line(tiny_checkpoint, tmp_path, capsys
     err = capsys.readouterr().err
     assert "has no system with the weights" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "name"),
+    [("evaluate", "matplotlib", "eval"), ("train", "hydra", "train")],
+)
+def test_a_command_without_its_extra_says_what_to_install(command, missing, name):
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; from bittern.cli import main; "
+        f"sys.exit(main([{command!r}, 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == (f"bittern: {missing} is not installed; pip install 'bittern[{name}]'\n")

@@ -17,7 +17,8 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed; pip install 'bittern[{name}]'") from None
+        package = (error.name or "a package").split(".")[0]
+        raise ConfigError(f"{package} is not installed; pip install 'bittern[{name}]'") from None
 
 
 def add_train(commands: Commands) -> None:
