@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo peers check format lint types test test-all bench evaluate train clean
+.PHONY: help setup demo peers check format lint types test test-all lines wheel bench evaluate train clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,17 +45,25 @@ test: setup  ## Run the default tests, under 4 minutes
 test-all: setup  ## Run all tests, the slow ones too
 	$(BIN)/pytest -m 'slow or not slow'
 
-check: lint types test  ## What has to pass before a commit lands
+lines:  ## Lines of Python by folder
+	@find src/bittern scripts tools tests -name '*.py' -exec wc -l {} + | awk '$$2 != "total" \
+	  { split($$2, part, "/"); room = part[1] == "src" ? "bittern" (part[4] ? "/" part[3] : "") : part[1]; \
+	    lines[room] += $$1; if (part[1] == "src") package += $$1 } \
+	  END { for (room in lines) printf "%7d  %s\n", lines[room], room; printf "%7d  the package\n", package }' | sort -k2
+
+check: lint types test lines  ## What has to pass before a commit lands
+
+wheel: setup  ## Build wheel and sdist, install each in a clean environment, run a round trip
+	$(BIN)/pytest -m slow tests/test_wheel.py
 
 bench: setup  ## Speed against EnCodec on one thread, and of the training loop against bare steps
-	$(BIN)/python scripts/bench.py
-	$(BIN)/python scripts/bench_training.py threads=1
+	$(BIN)/python tools/bench.py
 
 evaluate: setup  ## Score the default codec beside Opus and others: make evaluate DATA=FOLDER
 	$(BIN)/bittern evaluate $(DATA) --out build/report
 
 train: setup  ## Train the default codec: make train DATA=FOLDER
-	$(BIN)/python scripts/train.py data.root=$(DATA)
+	$(BIN)/bittern train data.root=$(DATA)
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

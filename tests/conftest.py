@@ -7,9 +7,9 @@ import torch
 from synthetic import make_model
 
 import bittern
-from bittern.checkpoint import save
 from bittern.codec import Codec
 from bittern.config import CodecConfig, NetworkConfig, QuantizerConfig
+from bittern.weights import save
 
 torch.set_num_threads(1)
 

@@ -29,7 +29,7 @@ class Reference(NamedTuple):
         return cls(found)
 
     def context(self, stage: int, codes: np.ndarray) -> np.ndarray:
-        """What the codes [F] of one stage add for those behind it: [F, E]."""
+        """What the codes [F] of one stage add for those after it: [F, E]."""
         return self.w["embed"][stage][codes] << self.w["embed_shift"][stage]
 
     def frequencies(self, stage: int, window: np.ndarray) -> list[int]:

@@ -53,7 +53,7 @@ def test_lossy_files_are_read_to_their_end(tmp_path, suffix, kind):
 def test_what_is_written_is_read(tmp_path, samples, suffix):
     sound = make_sound(samples, channels=2)
     path = tmp_path / f"a{suffix}"
-    audio.write(path, sound, 16_000)
+    audio.write_stream(path, audio.array_stream(sound, 16_000))
     back, rate = audio.read(path)
     assert rate == 16_000
     assert back.shape == (2, samples)
@@ -64,15 +64,16 @@ def test_what_is_written_is_read(tmp_path, samples, suffix):
 
 
 def test_no_samples_can_be_written_too(tmp_path):
-    audio.write(tmp_path / "a.wav", make_sound(0), 8_000)
+    audio.write_stream(tmp_path / "a.wav", audio.array_stream(make_sound(0), 8_000))
     assert audio.read(tmp_path / "a.wav")[0].shape == (1, 0)
     with pytest.raises(AudioError, match=r"FLAC cannot hold audio of no length; give \.wav"):
-        audio.write(tmp_path / "a.flac", make_sound(0), 8_000)
+        audio.write_stream(tmp_path / "a.flac", audio.array_stream(make_sound(0), 8_000))
     assert not (tmp_path / "a.flac").exists()
 
 
 def test_loud_samples_are_clipped_not_wrapped(tmp_path):
-    audio.write(tmp_path / "a.wav", np.array([[1.5, -1.5, 1.0, -1.0]], np.float32), 8_000)
+    loud = np.array([[1.5, -1.5, 1.0, -1.0]], np.float32)
+    audio.write_stream(tmp_path / "a.wav", audio.array_stream(loud, 8_000))
     back, _ = sf.read(tmp_path / "a.wav", dtype="int16")
     assert back.tolist() == [32767, -32768, 32767, -32768]
 
@@ -104,7 +105,7 @@ def test_a_damaged_flac_is_an_error_with_its_place(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 4000] = bytes(4000)
     path.write_bytes(data)
-    with pytest.raises(AudioError, match=r"a\.flac: damaged behind \d\.\d\d s"):
+    with pytest.raises(AudioError, match=r"a\.flac: damaged after \d\.\d\d s"):
         audio.read(path)
 
 
@@ -112,7 +113,7 @@ def test_a_damaged_flac_is_an_error_with_its_place(tmp_path):
 def test_samples_that_are_not_finite_are_named(value):
     sound = make_sound(40_000, channels=2)
     sound[1, 20_000] = value
-    stream = audio.checked(array_stream(sound, 16_000, "x.wav"))
+    stream = audio.check_finite(array_stream(sound, 16_000, "x.wav"))
     with pytest.raises(AudioError) as caught:
         list(stream.blocks)
     assert str(caught.value) == (
@@ -293,5 +294,5 @@ def test_outputs_that_cannot_be_are_clear_errors(tmp_path):
             pass
         assert str(caught.value) == f"{path}: cannot be written ({reason})"
     with pytest.raises(AudioError, match=r"cannot write \.xyz; give \.wav, \.flac or \.ogg"):
-        audio.write(tmp_path / "a.xyz", make_sound(10), 16_000)
+        audio.write_stream(tmp_path / "a.xyz", audio.array_stream(make_sound(10), 16_000))
     assert list(tmp_path.iterdir()) == []

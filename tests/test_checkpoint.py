@@ -1,12 +1,12 @@
 import dataclasses
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from bittern import checkpoint
+import bittern
+from bittern import checkpoint, weights
+from bittern.audio import atomic
+from bittern.cli import main
 from bittern.config import (
     CodecConfig,
     LinearPath,
@@ -15,7 +15,7 @@ from bittern.config import (
     Norm,
     QuantizerConfig,
 )
-from bittern.errors import ModelError
+from bittern.errors import CodecError, ModelError
 from bittern.model.codec_model import CodecModel
 
 CONFIG = CodecConfig(
@@ -43,8 +43,8 @@ def wav():
 def test_a_saved_model_loads_to_the_same_codes_and_audio(tmp_path, norm):
     config = dataclasses.replace(CONFIG, encoder=dataclasses.replace(CONFIG.encoder, norm=norm))
     model = build(config)
-    fingerprint = checkpoint.save(model, tmp_path / "m")
-    loaded = checkpoint.load(tmp_path / "m")
+    fingerprint = weights.save(model, tmp_path / "m")
+    loaded = bittern.load(tmp_path / "m", "cpu")
     assert loaded.fingerprint == fingerprint
     assert loaded.model.config == config
     assert not loaded.model.training
@@ -60,12 +60,12 @@ def test_a_saved_model_loads_to_the_same_codes_and_audio(tmp_path, norm):
 
 def test_half_precision_halves_the_file_and_hardly_changes_the_audio(tmp_path):
     model = build()
-    checkpoint.save(model, tmp_path / "wide")
-    checkpoint.save(model, tmp_path / "half", dtype=torch.float16)
+    weights.save(model, tmp_path / "wide")
+    weights.save(model, tmp_path / "half", dtype=torch.float16)
     sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("wide", "half")]
     assert sizes[1] < 0.6 * sizes[0]
     codes = model.encode(wav())
-    halved = checkpoint.load(tmp_path / "half").model
+    halved = bittern.load(tmp_path / "half", "cpu").model
     assert all(p.dtype == torch.float32 for p in halved.parameters())
     difference = (halved.decode(codes) - model.decode(codes)).square().mean()
     assert float(difference) < 1e-5 * float(model.decode(codes).square().mean())
@@ -73,16 +73,16 @@ def test_half_precision_halves_the_file_and_hardly_changes_the_audio(tmp_path):
 
 def test_other_weights_have_another_fingerprint(tmp_path):
     model = build()
-    first = checkpoint.save(model, tmp_path / "m")
+    first = weights.save(model, tmp_path / "m")
     model.quantizer.codewords[0, 0, 0] += 1
-    assert checkpoint.save(model, tmp_path / "m") != first
+    assert weights.save(model, tmp_path / "m") != first
 
 
 def test_weights_name_those_whose_files_they_decode(tmp_path):
     model = build()
-    first = checkpoint.save(model, tmp_path / "first")
+    first = weights.save(model, tmp_path / "first")
     assert checkpoint.load(tmp_path / "first").decodes == ()
-    second = checkpoint.save(
+    second = weights.save(
         model, tmp_path / "second", decodes=checkpoint.lineage(tmp_path / "first")
     )
     assert second != first
@@ -93,20 +93,16 @@ def test_weights_name_those_whose_files_they_decode(tmp_path):
         checkpoint.load(tmp_path / "second")
 
 
-def test_a_published_checkpoint_is_half_as_large_and_keeps_what_belongs_to_it(
-    tmp_path, monkeypatch, capsys
-):
-    script = str(Path(__file__).parents[1] / "scripts" / "publish.py")
+def test_a_published_checkpoint_is_half_as_large_and_keeps_what_belongs_to_it(tmp_path, capsys):
     model = build()
-    checkpoint.save(model, tmp_path / "run", decodes=[bytes(8)])
+    weights.save(model, tmp_path / "run", decodes=[bytes(8)])
     (tmp_path / "run" / "training.pt").write_bytes(b"for training only")
-    monkeypatch.setattr(sys, "argv", ["publish.py", str(tmp_path / "run"), str(tmp_path / "out")])
-    runpy.run_path(script, run_name="__main__")
+    assert main(["publish", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.json",
         "model.safetensors",
     ]
-    before, after = (checkpoint.load(tmp_path / name) for name in ("run", "out"))
+    before, after = (bittern.load(tmp_path / name, "cpu") for name in ("run", "out"))
     assert after.decodes == (bytes(8),)
     assert after.fingerprint.hex() in capsys.readouterr().out
     sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("run", "out")]
@@ -114,9 +110,8 @@ def test_a_published_checkpoint_is_half_as_large_and_keeps_what_belongs_to_it(
     torch.testing.assert_close(
         after.model.quantizer.codewords, before.model.quantizer.codewords, rtol=1e-3, atol=1e-6
     )
-    monkeypatch.setattr(sys, "argv", ["publish.py", str(tmp_path / "none"), str(tmp_path / "new")])
-    with pytest.raises(SystemExit, match=r"publish: model .* is neither a folder"):
-        runpy.run_path(script, run_name="__main__")
+    assert main(["publish", str(tmp_path / "none"), str(tmp_path / "new")]) == 3
+    assert "is neither a folder" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
@@ -124,12 +119,12 @@ def test_a_published_checkpoint_is_half_as_large_and_keeps_what_belongs_to_it(
 def test_loading_into_a_model_keeps_weight_norm_and_takes_other_numbers_of_stages(tmp_path, norm):
     config = dataclasses.replace(CONFIG, encoder=dataclasses.replace(CONFIG.encoder, norm=norm))
     model = build(config)
-    checkpoint.save(model, tmp_path / "m")
+    weights.save(model, tmp_path / "m")
     for stages in (2, 4, 6):
         other = CodecModel(
             dataclasses.replace(config, quantizer=QuantizerConfig(stages=stages, codebook_size=32))
         )
-        checkpoint.load_into(other, tmp_path / "m")
+        weights.load_into(other, tmp_path / "m")
         padded = model.pad(wav())
         torch.testing.assert_close(other.latent(padded), model.latent(padded), rtol=1e-4, atol=1e-5)
         shared = min(stages, 4)
@@ -149,7 +144,7 @@ def test_a_deeper_model_begins_as_the_checkpoint_it_starts_from(tmp_path, norm):
     )
     config = dataclasses.replace(CONFIG, hop_length=4, linear_path=LinearPath.NONE, encoder=network)
     given = build(config)
-    checkpoint.save(given, tmp_path / "m")
+    weights.save(given, tmp_path / "m")
     deeper = CodecModel(
         dataclasses.replace(
             config,
@@ -157,7 +152,7 @@ def test_a_deeper_model_begins_as_the_checkpoint_it_starts_from(tmp_path, norm):
             decoder=dataclasses.replace(network, residual_units=(1, 0, 5)),
         )
     )
-    checkpoint.load_into(deeper, tmp_path / "m")
+    weights.load_into(deeper, tmp_path / "m")
     padded = given.pad(wav())
     latent = given.latent(padded)
     torch.testing.assert_close(deeper.latent(padded), latent, rtol=1e-4, atol=1e-5)
@@ -172,10 +167,10 @@ def test_a_deeper_model_begins_as_the_checkpoint_it_starts_from(tmp_path, norm):
 
 def test_a_shallower_model_does_not_start_from_a_checkpoint(tmp_path):
     deep = dataclasses.replace(CONFIG.encoder, residual_units=(3,))
-    checkpoint.save(build(dataclasses.replace(CONFIG, encoder=deep)), tmp_path / "m")
+    weights.save(build(dataclasses.replace(CONFIG, encoder=deep)), tmp_path / "m")
     shallow = dataclasses.replace(CONFIG.encoder, residual_units=(1,))
     with pytest.raises(ModelError, match="encoder: 3 residual units are there, and room for 1"):
-        checkpoint.load_into(build(dataclasses.replace(CONFIG, encoder=shallow)), tmp_path / "m")
+        weights.load_into(build(dataclasses.replace(CONFIG, encoder=shallow)), tmp_path / "m")
 
 
 def damage_config(folder):
@@ -211,23 +206,23 @@ def other_config(folder):
     ],
 )
 def test_a_damaged_folder_is_told_in_one_line(tmp_path, damage, message):
-    checkpoint.save(build(), tmp_path / "m")
+    weights.save(build(), tmp_path / "m")
     damage(tmp_path / "m")
     with pytest.raises(ModelError) as caught:
-        checkpoint.load(tmp_path / "m")
+        bittern.load(tmp_path / "m")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    checkpoint.write_atomically(path, b"old")
+    atomic.write_atomically(path, b"old")
 
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(path, b"new")
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(CodecError, match="No space"):
+        atomic.write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

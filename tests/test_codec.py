@@ -12,7 +12,6 @@ from test_bitstream import damaged_copies
 import bittern
 from bittern.audio import streams as audio
 from bittern.audio.atomic import refuse_same_file
-from bittern.checkpoint import Checkpoint, save
 from bittern.codec import Codec
 from bittern.config import CodecConfig, LinearPath, NetworkConfig, NetworkInput, QuantizerConfig
 from bittern.errors import (
@@ -25,6 +24,7 @@ from bittern.errors import (
 )
 from bittern.format import container as bitstream
 from bittern.format.container import CHUNK_OVERHEAD_BYTES, HEADER_BYTES
+from bittern.weights import save
 
 LENGTHS = [0, 1, 319, 320, 321, 5_000]
 
@@ -90,7 +90,7 @@ def test_any_prefix_of_the_stages_decodes_and_equals_encoding_with_fewer(codec):
 def test_a_batch_with_lengths_equals_single_items(codec):
     lengths = [5_000, 0, 1, 319, 320, 321, 4_999, 2_222]
     wav = torch.stack([tensor(6_000, seed=item) for item in range(len(lengths))])
-    wav[2, :, 1:] = torch.nan  # what lies behind an item's end must not matter
+    wav[2, :, 1:] = torch.nan  # what comes after an item's end must not matter
     codes = codec.encode(wav, lengths=lengths)
     out = codec.decode(codes, lengths=lengths)
     assert codes.shape[-1] == codec.config.frame_count(5_000)
@@ -124,7 +124,7 @@ def test_wrong_tensors_are_refused_with_what_was_expected(tiny_codec):
         tiny_codec.compress(np.zeros(100, np.int16), 16_000)
     with pytest.raises(AudioError, match="sample rate 100 Hz; expected 1000 to 768000"):
         tiny_codec.compress(np.zeros(100, np.float32), 100)
-    with pytest.raises(ConfigError, match="device 'nonsense' is not to be had"):
+    with pytest.raises(ConfigError, match="device 'nonsense' cannot be used"):
         bittern.load("anything", device="nonsense")
     with pytest.raises(ModelError, match="neither a folder"):
         bittern.load("no-such-model")
@@ -183,7 +183,9 @@ def test_channels_that_do_not_divide_are_refused():
         encoder=NetworkConfig(channels=(16,), residual_units=(1,)),
         quantizer=QuantizerConfig(stages=2, codebook_size=16),
     )
-    codec = Codec(Checkpoint(make_model(config), b"12345678", Path("two-channels")))
+    codec = Codec(
+        config=config, fingerprint=b"12345678", folder=Path("two"), model=make_model(config)
+    )
     with pytest.raises(AudioError, match="3 channels are no multiple of the model's 2; mix"):
         codec.compress(make_sound(1_000, channels=3), 16_000)
     for channels, mono, expected in ((1, False, 2), (3, True, 2), (4, False, 4)):

@@ -12,7 +12,7 @@ from test_bitstream import example, header_of, random_codes, read_file, write_fi
 
 import bittern
 import bittern.cli
-from bittern import shipped
+from bittern import checkpoint
 from bittern.codec import Codec
 from bittern.errors import FormatError
 from bittern.format.container import Reader, Writer, unpack
@@ -55,7 +55,7 @@ def test_cutting_keeps_the_codes_of_the_span_and_the_lap(first: int, end: int | 
     assert header.samples == (20_000 if to_the_end else end * 5_120) - first * 5_120
 
 
-def test_cutting_behind_the_end_is_an_error():
+def test_cutting_after_the_end_is_an_error():
     data, _ = example(16 * 320)  # the second chunk holds the last lap only
     for first in (1, 2, 100):
         with pytest.raises(FormatError, match=f"has no audio from chunk {first + 1} on"):
@@ -82,7 +82,7 @@ def test_cutting_and_joining_at_any_source_rate_gives_files_that_read(source_rat
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_joining_puts_codes_behind_each_other(live: bool):
+def test_joining_puts_codes_after_each_other(live: bool):
     parts = [example(n, chunk_frames=size) for n, size in [(700, 16), (0, 16), (9_000, 7), (1, 9)]]
     out = io.BytesIO()
     cat([reader_of(data) for data, _ in parts], out, live=live)
@@ -199,8 +199,8 @@ def test_range_coded_files_are_trimmed_cut_and_joined(
 def test_an_entropy_model_is_needed_only_where_codes_are_coded_anew(
     coded: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    home = shipped.find("speech-16khz").resolve()
-    monkeypatch.setattr(shipped, "shipped_folders", lambda: [])
+    home = checkpoint.find("speech-16khz").resolve()
+    monkeypatch.setattr(checkpoint, "shipped_folders", lambda: [])
     monkeypatch.chdir(tmp_path)
     for command in (
         "trim a.btn t.btn --stages 2",

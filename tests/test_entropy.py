@@ -238,7 +238,7 @@ def test_a_model_whose_sums_are_not_exact_is_refused() -> None:
 def entropy_codec(tiny_codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Codec:
     """The tiny codec in a folder of its own, with an entropy model."""
     folder = tmp_path_factory.mktemp("models") / "coded"
-    bittern.checkpoint.save(tiny_codec.model, folder)
+    bittern.weights.save(tiny_codec.model, folder)
     clip = torch.sin(torch.arange(48_000) * 0.05)[None, None] * torch.rand(48_000)
     codes = tiny_codec.encode(clip)[0].numpy()
     words = tiny_codec.model.quantizer.codewords.numpy()
@@ -306,7 +306,9 @@ def flipped(data: bytes, place: int) -> bytes:
     return bytes(damaged)
 
 
-def test_bits_flipped_behind_the_checksum_are_an_error_or_wrong_codes(model: EntropyModel) -> None:
+def test_bits_flipped_under_a_valid_checksum_are_an_error_or_wrong_codes(
+    model: EntropyModel,
+) -> None:
     """Bytes that no encoder wrote: never anything but codes in range or a `ValueError`."""
     codes = smooth_codes(100, seed=8)[None]
     payload = packing.pack_ranged(codes, BITS, model)
@@ -332,7 +334,7 @@ def test_an_empty_file_is_a_file(
     monkeypatch.chdir(tmp_path)
     sf.write("empty.wav", np.zeros(0), 16_000)
     sf.write("some.wav", np.zeros(700), 16_000)
-    model = ["--model", str(entropy_codec._checkpoint.folder)]
+    model = ["--model", str(entropy_codec.folder)]
     for command in (
         ["compress", "empty.wav", "--coder", "range", *model],
         ["compress", "some.wav", "--coder", "range", *model],
@@ -364,5 +366,5 @@ def test_a_missing_entropy_model_is_one_clear_line(
     with pytest.raises(ModelMismatchError, match="needs entropy model") as caught:
         tiny_codec.decompress(entropy_codec.compress(speech, 16_000))
     assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="train_entropy"):
+    with pytest.raises(ConfigError, match="fit-entropy"):
         tiny_codec.compress(speech, 16_000, coder="range")

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import torch
 
-from bittern import checkpoint
+import bittern
 from bittern.config import QuantizerConfig
 from bittern.model.quantizer import ResidualQuantizer
 from bittern.model.search import search_codes
@@ -101,7 +101,7 @@ def test_frames_are_searched_each_for_itself(quantizer, books):
 
 def test_speech_is_searched_alike_in_whole_and_in_pieces():
     """Real codebooks and 32 stages, where near ties come up in one frame of fifty."""
-    model = checkpoint.load("speech-16khz").model
+    model = bittern.load("speech-16khz", "cpu").model
     wav, _ = soundfile.read(EXAMPLE, frames=64_000, dtype="float32")
     latent = model.latent(model.pad(torch.from_numpy(wav)[None, None]))
     whole = search_codes(model.quantizer, latent, 32, width=4)

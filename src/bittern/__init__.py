@@ -18,7 +18,7 @@ from bittern.errors import (
 
 if TYPE_CHECKING:
     from bittern.codec import Codec, load
-    from bittern.config import CodecConfig
+    from bittern.config import CodecConfig, CodingOptions
     from bittern.model.stream import StreamingDecoder, StreamingEncoder
 
     __version__: str
@@ -28,6 +28,7 @@ __all__ = [
     "Codec",
     "CodecConfig",
     "CodecError",
+    "CodingOptions",
     "ConfigError",
     "FormatError",
     "ModelError",
@@ -42,6 +43,7 @@ _HOMES = {
     "Codec": "bittern.codec",
     "load": "bittern.codec",
     "CodecConfig": "bittern.config",
+    "CodingOptions": "bittern.config",
     "StreamingDecoder": "bittern.model.stream",
     "StreamingEncoder": "bittern.model.stream",
 }

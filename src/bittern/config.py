@@ -386,3 +386,41 @@ def build(kind: Any, data: Any, where: str) -> Any:
         f"{where} is {data!r}; expected {kind.__name__}",
     )
     return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodingOptions:
+    """How audio is to be coded: the options of `compress` in Python and on the command line.
+
+    Raises:
+        ValueError: both stages and a bitrate.
+        ConfigError: there is no such coder.
+    """
+
+    stages: int | None = None  # how many to code, 1 to K; by default all
+    bitrate_kbps: float | None = None  # instead: at most so much, nominally, of all channels
+    search_width: int = SEARCH_WIDTH  # candidates kept from stage to stage; more sound better
+    coder: str = "auto"  # "range": by the entropy model, without loss; "raw": not; "auto": if any
+    mono: bool = False  # mix channels down; otherwise those beyond the model's are coded apart
+    chunk_seconds: float = 6.0  # audio to a chunk, down to one frame
+
+    def __post_init__(self) -> None:
+        if self.stages is not None and self.bitrate_kbps is not None:
+            raise ValueError("give stages or bitrate_kbps, not both")
+        if self.coder not in ("auto", "range", "raw"):
+            raise ConfigError(f"coder is {self.coder!r}; give auto, range or raw")
+
+    def count_stages(self, config: CodecConfig, streams: int = 1) -> int:
+        """The number of stages that is asked for, of a codec and so many streams.
+
+        Raises:
+            ConfigError: stages or bitrate out of reach.
+        """
+        most = config.quantizer.stages
+        if self.bitrate_kbps is not None:
+            return config.stages_for(self.bitrate_kbps, streams)
+        if self.stages is None:
+            return most
+        if not 1 <= self.stages <= most:
+            raise ConfigError(f"got {self.stages} stages; {config.name} has 1 to {most}")
+        return self.stages

@@ -1,36 +1,86 @@
-"""Audio streams to `.btn` bytes and back, chunk by chunk, in the same memory at any length.
+"""Where samples, codes and bytes meet: audio to `.btn` files and back, piece by piece.
 
-Here resampling, the networks' streams (`stream.py`) and the container (`bitstream.py`) meet. Most
-people come in through `codec.py`.
+    blocks -> resample -> encoder.push -> codes -> writer
+    reader -> codes, or what is lost -> decoder.push, conceal -> resample -> blocks
+
+Memory stays the same at any length. Networks come in as an `Engine`, of numpy arrays: no torch here.
 """
 
+import itertools
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
-from bittern import decoding
 from bittern.audio import streams as audio
 from bittern.audio.streams import AudioStream, Resampler
 from bittern.audio.wav import Block
 from bittern.checkpoint import Checkpoint
-from bittern.config import SEARCH_WIDTH
+from bittern.config import CodecConfig, CodingOptions
 from bittern.errors import AudioError, ConfigError, FormatError, ModelMismatchError
-from bittern.format import container as bitstream
+from bittern.format import container
+from bittern.format.container import Reader
+from bittern.format.entropy import ENTROPY_FILE
 from bittern.format.erasures import BurstLoss
 from bittern.format.header import most_chunk_frames
 from bittern.format.payload import Coder
 from bittern.format.salvage import Gap, Salvage
-from bittern.model.codec_model import CodecModel
-from bittern.model.stream import StreamingEncoder
-from bittern.shapes import Codes, Waveform
 
-CHUNK_SECONDS = 6.0
 _MOST_CHUNK_FRAMES = 4096
 _PUSHED_FRAMES = 1024  # at once at most, of all streams together; bounds the memory
+_DECODE_FRAMES = 512  # at once at most, of all streams, however long chunks claim to be
+_RESAMPLER_SECONDS = 0.25  # longer than the resampler's filters look back
+
+Samples = NDArray[np.float32]  # [S streams, C, n] at the model's rate
+Codes = NDArray[np.int64]  # [S, k, f]
+
+
+class Encoder(Protocol):
+    """Samples in, codes out, streams in step. All codes equal those of all samples at once."""
+
+    def push(self, samples: Samples) -> Codes:
+        """The codes that are complete with these samples."""
+        ...
+
+    def flush(self) -> Codes:
+        """The last codes, once all samples are in."""
+        ...
+
+
+class Decoder(Protocol):
+    """Codes in, samples out, streams in step. All samples equal those of all codes at once."""
+
+    def push(self, codes: Codes) -> Samples:
+        """The samples that are complete with these codes."""
+        ...
+
+    def conceal(self, frames: int, *, silent: bool = False) -> Samples:
+        """The same for frames that are lost: sound that fades, or silence at once."""
+        ...
+
+    def flush(self) -> Samples:
+        """The last samples, once all codes are in."""
+        ...
+
+
+class Engine(Protocol):
+    """A model as pipelines see it; what serves one file is made by `encoder` and `decoder`."""
+
+    @property
+    def config(self) -> CodecConfig: ...
+
+    @property
+    def decoder_field(self) -> int | None:
+        """Frames of codes before a frame that its samples depend on; None: all."""
+        ...
+
+    def encoder(self, streams: int, stages: int, search_width: int) -> Encoder: ...
+
+    def decoder(self, streams: int) -> Decoder: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +116,7 @@ class Receipt:
 class DecodedStream(AudioStream):
     """Audio being decompressed; its receipt is complete once all blocks are taken."""
 
-    reader: bitstream.Reader | Salvage
+    reader: Reader | Salvage
     began: float
 
     @property
@@ -78,14 +128,20 @@ class DecodedStream(AudioStream):
         """What it came to."""
         elapsed = time.perf_counter() - self.began
         receipt = _receipt(self.reader.header, self.reader.bytes_read, elapsed)
-        return (
-            receipt
-            if self.samples is None
-            else replace(receipt, seconds=self.samples / self.sample_rate)
-        )
+        if self.samples is None:
+            return receipt
+        return replace(receipt, seconds=self.samples / self.sample_rate)
 
 
-def stream_count(source: AudioStream, channels: int, *, mono: bool = False) -> int:
+@dataclass(frozen=True)
+class Lost:
+    """Frames in place of which sound fades, or there is silence at once."""
+
+    frames: int
+    silent: bool = False
+
+
+def count_streams(source: AudioStream, channels: int, *, mono: bool = False) -> int:
     """How many streams of codes audio takes with a model of `channels` channels.
 
     A model of fewer channels than the audio codes them as streams side by side, all in step.
@@ -103,43 +159,158 @@ def stream_count(source: AudioStream, channels: int, *, mono: bool = False) -> i
     return source.channels // channels
 
 
-def compress_stream(
-    codec: Checkpoint,
+def compress(
+    engine: Engine,
+    checkpoint: Checkpoint,
     source: AudioStream,
     file: BinaryIO,
+    options: CodingOptions,
     *,
-    stages: int,
-    chunk_seconds: float = CHUNK_SECONDS,
     live: bool = False,
-    coder: Coder | None = None,
-    mono: bool = False,
-    search_width: int = SEARCH_WIDTH,
 ) -> Receipt:
     """Compress audio as it comes, writing each chunk as soon as it is full.
 
     Args:
-        codec: the model and its fingerprint.
+        engine: what codes.
+        checkpoint: what the engine was made from.
         source: read to its end; its channels are coded apart where the model has fewer.
         file: where to write.
-        stages: how many to code, 1 to K.
-        chunk_seconds: audio to a chunk, down to one frame.
+        options: how to code.
         live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
-        coder: the codec's entropy model; without one, codes are packed raw.
-        mono: mix the channels down to one.
-        search_width: candidates kept from stage to stage; see `search.py`.
 
     Raises:
         AudioError: a sample is not finite, rate or channels do not fit, or there are fewer or more
             samples than a live source said.
+        ConfigError: stages, bitrate or coder are out of reach.
     """
     began = time.perf_counter()
-    config = codec.model.config
     _check_source(source)
-    streams = stream_count(source, config.channels, mono=mono)
-    bits = config.quantizer.bits_per_code
     known = source.samples if live else None
-    header = bitstream.Header(
-        fingerprint=codec.fingerprint,
+    coder = _choose_coder(options.coder, checkpoint)
+    header = _header(checkpoint, source, options, known, coder)
+    writer = container.Writer(file, header, live=live, coder=coder)
+    channels = header.streams * header.channels
+    resampler = Resampler(source.sample_rate, header.sample_rate, channels)
+    blocks = _to_model(audio.check_finite(source), resampler, channels, mono=options.mono)
+    for codes in _encode(engine, blocks, header, options.search_width):
+        writer.write(codes)
+        if live:
+            file.flush()
+    if known not in (None, resampler.samples_in):
+        raise AudioError(f"{source.name}: said {known} samples but had {resampler.samples_in}")
+    header = writer.finish(resampler.samples_out, resampler.samples_in)
+    return _receipt(header, writer.bytes_written, time.perf_counter() - began)
+
+
+def decompress(
+    engine: Engine,
+    checkpoint: Checkpoint,
+    file: BinaryIO,
+    name: str,
+    *,
+    stages: int | None = None,
+    start: float = 0.0,
+    duration: float | None = None,
+    recover: bool = False,
+    loss: BurstLoss | None = None,
+    silent: bool = False,
+) -> DecodedStream:
+    """Decompress as bytes come: read the header now, and the rest as `blocks` are taken.
+
+    Args:
+        engine: what decodes.
+        checkpoint: what the engine was made from.
+        file: a `.btn` file or a pipe with one.
+        name: for messages.
+        stages: decode only the first so many.
+        start: seconds to leave out; only the chunks that are needed are read.
+        duration: seconds to give at most; by default all up to the end.
+        recover: conceal what is damaged or missing; `file` must be able to seek.
+        loss: draws what is to be lost, as if on the way, and counts it.
+        silent: put silence in place of what is drawn instead of concealing it.
+
+    Raises:
+        FormatError: not a `.btn` file, damaged or cut short; also from `blocks`.
+        ModelMismatchError: made with another model.
+        ConfigError: `recover` together with a span, or losses for a model that looks ahead.
+    """
+    began = time.perf_counter()
+    if recover and (start > 0 or duration is not None):
+        raise ConfigError("a span cannot be recovered alone; recover the whole file")
+    reader = Salvage(file, name) if recover else Reader(file, name)
+    _check_fits(reader, checkpoint)
+    if (recover or loss) and not engine.config.streamable:
+        raise ConfigError(f"{engine.config.name} looks ahead; what is lost cannot be concealed")
+    header = reader.header
+    first = round(start * header.source_rate)
+    count = None if duration is None else round(duration * header.source_rate)
+    entry, chunk = _entry(engine, header, first)
+    if isinstance(reader, Reader):
+        reader.skip(chunk)
+    pieces = _read_pieces(reader, checkpoint.entropy, stages)
+    if loss:
+        pieces = _lose(pieces, loss, silent)
+    waves = _decode(engine, pieces, reader, chunk)
+    return DecodedStream(
+        name=name,
+        sample_rate=header.source_rate,
+        channels=header.channels * header.streams,
+        samples=_count_samples(header, first, count),
+        blocks=_from_model(waves, reader, chunk, entry, first, count),
+        reader=reader,
+        began=began,
+    )
+
+
+def _count_samples(header: container.Header, first: int, count: int | None) -> int | None:
+    """Samples from `first` on, `count` at most; None where only the end will tell."""
+    if header.source_samples is None:
+        return None
+    rest = max(header.source_samples - first, 0)
+    return rest if count is None else min(rest, count)
+
+
+# from samples to codes
+
+
+def _check_source(source: AudioStream) -> None:
+    low, high = container.RATES
+    if not low <= source.sample_rate <= high:
+        raise AudioError(
+            f"{source.name}: sample rate {source.sample_rate} Hz; expected {low} to {high}"
+        )
+    if not 1 <= source.channels <= container.MOST_CHANNELS:
+        raise AudioError(
+            f"{source.name}: {source.channels} channels; expected 1 to {container.MOST_CHANNELS}"
+        )
+
+
+def _choose_coder(name: str, checkpoint: Checkpoint) -> Coder | None:
+    """The entropy model to code by, if any."""
+    if name == "range" and checkpoint.entropy is None:
+        raise ConfigError(
+            f"{checkpoint.folder}: has no {ENTROPY_FILE}, which coder range needs. Fit it with "
+            "`bittern fit-entropy`, or use coder raw"
+        )
+    return None if name == "raw" else checkpoint.entropy
+
+
+def _header(
+    checkpoint: Checkpoint,
+    source: AudioStream,
+    options: CodingOptions,
+    known: int | None,
+    coder: Coder | None,
+) -> container.Header:
+    """Of a file with `known` samples for each channel, None where only the end will tell."""
+    config = checkpoint.config
+    streams = count_streams(source, config.channels, mono=options.mono)
+    stages, bits = options.count_stages(config, streams), config.quantizer.bits_per_code
+    samples = None
+    if known is not None:
+        samples = audio.resampled_length(known, source.sample_rate, config.sample_rate)
+    return container.Header(
+        fingerprint=checkpoint.fingerprint,
         sample_rate=config.sample_rate,
         source_rate=source.sample_rate,
         channels=config.channels,
@@ -150,137 +321,18 @@ def compress_stream(
         stages=stages,
         extra_frames=int(config.lapped),
         chunk_frames=_chunk_frames(
-            chunk_seconds, config.frame_rate, most_chunk_frames(streams, bits, stages)
+            options.chunk_seconds, config.frame_rate, most_chunk_frames(streams, bits, stages)
         ),
-        samples=None
-        if known is None
-        else audio.resampled_length(known, source.sample_rate, config.sample_rate),
+        samples=samples,
         source_samples=known,
         entropy=coder.fingerprint if coder else None,
     )
-    writer = bitstream.Writer(file, header, live=live, coder=coder)
-    channels = streams * config.channels
-    resampler = Resampler(source.sample_rate, config.sample_rate, channels)
-    blocks = _to_model(audio.checked(source), resampler, channels, mono=mono)
-    for codes in _codes(codec.model, blocks, stages, search_width, header):
-        writer.write(codes.cpu().numpy())
-        if live:
-            file.flush()
-    if known not in (None, resampler.samples_in):
-        raise AudioError(f"{source.name}: said {known} samples but had {resampler.samples_in}")
-    header = writer.finish(resampler.samples_out, resampler.samples_in)
-    return _receipt(header, writer.bytes_written, time.perf_counter() - began)
 
 
-def decompress_stream(
-    codec: Checkpoint,
-    file: BinaryIO,
-    name: str,
-    *,
-    stages: int | None = None,
-    start: float = 0.0,
-    duration: float | None = None,
-    recover: bool = False,
-) -> DecodedStream:
-    """Decompress as bytes come: read the header now, and the rest as `blocks` are taken.
-
-    Args:
-        codec: the model that made the file.
-        file: a `.btn` file or a pipe with one.
-        name: for messages.
-        stages: decode only the first so many.
-        start: seconds to leave out; only the chunks that are needed are read.
-        duration: seconds to give at most; by default all up to the end.
-        recover: conceal what is damaged or missing; `file` must be able to seek.
-
-    Raises:
-        FormatError: not a `.btn` file, damaged or cut short; also from `blocks`.
-        ModelMismatchError: made with another model.
-        ConfigError: `recover` together with a span.
-    """
-    began = time.perf_counter()
-    spanned = start > 0 or duration is not None
-    if recover and spanned:
-        raise ConfigError("a span cannot be recovered alone; recover the whole file")
-    reader = Salvage(file, name) if recover else bitstream.Reader(file, name)
-    _check_fits(reader, codec)
-    reader.coder = codec.entropy
-    header = reader.header
-    samples = header.source_samples
-    if isinstance(reader, Salvage):
-        blocks = decoding.recovered(codec.model, reader, stages)
-    elif spanned:
-        first = round(start * header.source_rate)
-        count = None if duration is None else round(duration * header.source_rate)
-        blocks = decoding.decoded_span(codec.model, reader, stages, first, count)
-        if samples is not None:
-            samples = (
-                max(samples - first, 0) if count is None else min(max(samples - first, 0), count)
-            )
-    else:
-        blocks = decoding.decoded(codec.model, reader, stages)
-    return DecodedStream(
-        name=name,
-        sample_rate=header.source_rate,
-        channels=header.channels * header.streams,
-        samples=samples,
-        blocks=blocks,
-        reader=reader,
-        began=began,
-    )
-
-
-def simulate_loss(
-    codec: Checkpoint,
-    file: BinaryIO,
-    name: str,
-    loss: BurstLoss,
-    *,
-    stages: int | None = None,
-    silent: bool = False,
-) -> DecodedStream:
-    """Decompress an intact file as if some of it had been lost on the way.
-
-    Args:
-        codec: the model that made the file.
-        file: a `.btn` file that says its length at the start.
-        name: for messages.
-        loss: draws what is lost, and counts it.
-        stages: decode only the first so many.
-        silent: put silence in place of what is lost instead of concealing it.
-
-    Raises:
-        FormatError: also where the file was written live, without its length.
-        ModelMismatchError, ConfigError: see `decompress_stream`.
-    """
-    began = time.perf_counter()
-    reader = bitstream.Reader(file, name)
-    _check_fits(reader, codec)
-    reader.coder = codec.entropy
-    header = reader.header
-    if header.samples is None:
-        raise FormatError(f"{name}: was written live and does not say its length at the start")
-    return DecodedStream(
-        name=name,
-        sample_rate=header.source_rate,
-        channels=header.channels * header.streams,
-        samples=header.source_samples,
-        blocks=decoding.with_losses(codec.model, reader, stages, loss, silent=silent),
-        reader=reader,
-        began=began,
-    )
-
-
-def _check_source(source: AudioStream) -> None:
-    low, high = bitstream.RATES
-    if not low <= source.sample_rate <= high:
-        raise AudioError(
-            f"{source.name}: sample rate {source.sample_rate} Hz; expected {low} to {high}"
-        )
-    if not 1 <= source.channels <= bitstream.MOST_CHANNELS:
-        raise AudioError(
-            f"{source.name}: {source.channels} channels; expected 1 to {bitstream.MOST_CHANNELS}"
-        )
+def _chunk_frames(seconds: float, frame_rate: float, most: int) -> int:
+    """Frames to a chunk, from eight on in eights, which are whole bytes at any width of codes."""
+    frames = max(round(min(seconds, 3600) * frame_rate), 1)
+    return min(frames if frames < 8 else -(-frames // 8) * 8, _MOST_CHUNK_FRAMES, most)
 
 
 def _to_model(
@@ -293,84 +345,27 @@ def _to_model(
     yield resampler.flush()
 
 
-def _codes(
-    model: CodecModel,
-    blocks: Iterator[Block],
-    stages: int,
-    search_width: int,
-    header: bitstream.Header,
+def _encode(
+    engine: Engine, blocks: Iterator[Block], header: container.Header, search_width: int
 ) -> Iterator[Codes]:
     """Codes [S, k, F], chunk by chunk; pushed in the same portions, however the blocks come."""
-    device = model.quantizer.codewords.device
     streams, full = header.streams, header.chunk_frames
+    encoder = engine.encoder(streams, header.stages, search_width)
+    portion = max(min(full, _PUSHED_FRAMES // streams), 1) * header.hop_length
     pending: list[Codes] = []
-    if model.config.streamable:
-        encoder = StreamingEncoder(model, stages=stages, batch=streams, search_width=search_width)
-        portion = max(min(full, _PUSHED_FRAMES // streams), 1)
-        for block in _regrouped(blocks, portion * header.hop_length):
-            pending.append(encoder.push(_to_tensor(block, streams).to(device)))
-            if sum(codes.shape[-1] for codes in pending) >= full:
-                codes = torch.cat(pending, dim=-1)
-                yield codes[..., :full]
-                pending = [codes[..., full:]]
-        pending.append(encoder.flush())
-    else:
-        clip = audio.gather(blocks, streams * header.channels).T
-        pending.append(model.encode(_to_tensor(clip, streams).to(device), stages, search_width))
-    tail = torch.cat(pending, dim=-1)
-    if tail.shape[-1]:
-        yield from tail.split(full, dim=-1)
+    for block in _regroup(blocks, portion):
+        samples = np.ascontiguousarray(block.T).reshape(streams, -1, len(block))
+        pending.append(encoder.push(samples))
+        if sum(codes.shape[-1] for codes in pending) >= full:
+            codes = np.concatenate(pending, axis=-1)
+            yield codes[..., :full]
+            pending = [codes[..., full:]]
+    tail = np.concatenate([*pending, encoder.flush()], axis=-1)
+    for begin in range(0, tail.shape[-1], full):
+        yield tail[..., begin : begin + full]
 
 
-def _check_fits(reader: bitstream.Reader | Salvage, codec: Checkpoint) -> None:
-    header, config = reader.header, codec.model.config
-    if header.fingerprint not in (codec.fingerprint, *codec.decodes):
-        raise ModelMismatchError(
-            f"{reader.name}: made by model {header.fingerprint.hex()}, but "
-            f"{codec.fingerprint.hex()} ({config.name}) was given. Pass --model with the name or "
-            "folder of the model that made it"
-        )
-    if header.entropy and (codec.entropy is None or header.entropy != codec.entropy.fingerprint):
-        has = f"has {codec.entropy.fingerprint.hex()}" if codec.entropy else "has none"
-        raise ModelMismatchError(
-            f"{reader.name}: needs entropy model {header.entropy.hex()}, but {codec.folder} {has}. "
-            "Put the entropy.safetensors that made it beside the weights"
-        )
-    pairs = (
-        ("sample rate", header.sample_rate, config.sample_rate),
-        ("channels", header.channels, config.channels),
-        ("hop length", header.hop_length, config.hop_length),
-        ("bits per code", header.bits_per_code, config.quantizer.bits_per_code),
-        ("extra frames", header.extra_frames, int(config.lapped)),
-        ("stages", header.stages, min(header.stages, config.quantizer.stages)),
-    )
-    for what, got, expected in pairs:
-        if got != expected:
-            raise FormatError(
-                f"{reader.name}: the header says {what} {got}, but its model has {expected}"
-            )
-
-
-def _receipt(header: bitstream.Header, file_bytes: int, elapsed: float) -> Receipt:
-    return Receipt(
-        seconds=(header.source_samples or 0) / header.source_rate,
-        sample_rate=header.source_rate,
-        source_channels=header.source_channels,
-        channels=header.channels * header.streams,
-        stages=header.stages,
-        nominal_kbps=header.stages * header.kbps_per_stage,
-        file_bytes=file_bytes,
-        elapsed=elapsed,
-    )
-
-
-def _chunk_frames(seconds: float, frame_rate: float, most: int) -> int:
-    """Frames to a chunk, from eight on in eights, which are whole bytes at any width of codes."""
-    frames = max(round(min(seconds, 3600) * frame_rate), 1)
-    return min(frames if frames < 8 else -(-frames // 8) * 8, _MOST_CHUNK_FRAMES, most)
-
-
-def _regrouped(blocks: Iterator[Block], size: int) -> Iterator[Block]:
+def _regroup(blocks: Iterator[Block], size: int) -> Iterator[Block]:
     """The same samples in blocks of exactly `size`, but for the last."""
     parts: list[Block] = []
     have = 0
@@ -387,6 +382,161 @@ def _regrouped(blocks: Iterator[Block], size: int) -> Iterator[Block]:
         yield np.concatenate(parts)
 
 
-def _to_tensor(block: Block, streams: int) -> Waveform:
-    """[n, S * C] -> [S, C, n]."""
-    return torch.from_numpy(np.ascontiguousarray(block.T)).unflatten(0, (streams, -1))
+# from codes to samples
+
+
+def _check_fits(reader: Reader | Salvage, checkpoint: Checkpoint) -> None:
+    header, config, own = reader.header, checkpoint.config, checkpoint.entropy
+    if header.fingerprint not in (checkpoint.fingerprint, *checkpoint.decodes):
+        raise ModelMismatchError(
+            f"{reader.name}: made by model {header.fingerprint.hex()}, but "
+            f"{checkpoint.fingerprint.hex()} ({config.name}) was given. Pass --model with the name "
+            "or folder of the model that made it"
+        )
+    if header.entropy and (own is None or header.entropy != own.fingerprint):
+        has = f"has {own.fingerprint.hex()}" if own else "has none"
+        raise ModelMismatchError(
+            f"{reader.name}: needs entropy model {header.entropy.hex()}, but {checkpoint.folder} "
+            f"{has}. Put the entropy.safetensors that made it beside the weights"
+        )
+    pairs = (
+        ("sample rate", header.sample_rate, config.sample_rate),
+        ("channels", header.channels, config.channels),
+        ("hop length", header.hop_length, config.hop_length),
+        ("bits per code", header.bits_per_code, config.quantizer.bits_per_code),
+        ("extra frames", header.extra_frames, int(config.lapped)),
+        ("stages", header.stages, min(header.stages, config.quantizer.stages)),
+    )
+    for what, got, expected in pairs:
+        if got != expected:
+            raise FormatError(
+                f"{reader.name}: the header says {what} {got}, but its model has {expected}"
+            )
+
+
+def _read_pieces(
+    reader: Reader | Salvage, coder: Coder | None, stages: int | None
+) -> Iterator[Codes | Lost]:
+    """The codes of each chunk, and the gaps between them, in the order of time."""
+    for piece in reader:
+        if isinstance(piece, Gap):
+            yield Lost(piece.frames)
+        else:
+            yield container.unpack(piece, reader.header, stages, coder)
+
+
+def _lose(pieces: Iterable[Codes | Lost], loss: BurstLoss, silent: bool) -> Iterator[Codes | Lost]:
+    """The same pieces, of whose frames some are lost as drawn."""
+    for piece in pieces:
+        if isinstance(piece, Lost):
+            yield piece
+            continue
+        lost = loss.draw(piece.shape[-1])
+        borders = np.flatnonzero(np.diff(lost, prepend=~lost[:1], append=~lost[-1:]))
+        for begin, end in itertools.pairwise(borders.tolist()):
+            yield Lost(end - begin, silent) if lost[begin] else piece[..., begin:end]
+
+
+def _decode(
+    engine: Engine, pieces: Iterable[Codes | Lost], reader: Reader | Salvage, chunk: int
+) -> Iterator[Samples]:
+    """Waveforms at the model's rate from `chunk` on, up to as many samples as were coded."""
+    header = reader.header
+    given = chunk * header.chunk_frames * header.hop_length
+    held = np.zeros((header.streams, header.channels, 0), np.float32)
+    for wav in _decode_all(engine.decoder(header.streams), pieces, header.streams):
+        out = np.concatenate([held, wav], axis=-1) if held.size else wav
+        if header.samples is None:  # the end lies up to one frame before that of the codes
+            give = max(out.shape[-1] - header.hop_length, 0)
+        else:
+            give = min(out.shape[-1], max(header.samples - given, 0))
+        out, held = out[..., :give], out[..., give:]
+        given += give
+        yield out
+    yield held[..., : max((reader.header.samples or 0) - given, 0)]
+
+
+def _decode_all(
+    decoder: Decoder, pieces: Iterable[Codes | Lost], streams: int
+) -> Iterator[Samples]:
+    """Every sample that codes hold, in portions that bound the memory."""
+    portion = max(_DECODE_FRAMES // streams, 1)
+    for piece in pieces:
+        frames = piece.frames if isinstance(piece, Lost) else piece.shape[-1]
+        for begin in range(0, frames, portion):
+            end = min(begin + portion, frames)
+            if isinstance(piece, Lost):
+                yield decoder.conceal(end - begin, silent=piece.silent)
+            else:
+                yield decoder.push(piece[..., begin:end])
+    yield decoder.flush()
+
+
+def _entry(engine: Engine, header: container.Header, first: int) -> tuple[int, int]:
+    """Where to begin so that samples from `first` on, at the source's rate, equal those of the whole.
+
+    Returns:
+        The first sample to be resampled, at the model's rate, and the chunk to decode from: that of
+        the decoder's receptive field before it.
+    """
+    field, rate, source_rate = engine.decoder_field, header.sample_rate, header.source_rate
+    grid = rate // math.gcd(rate, source_rate)  # where samples of both rates coincide
+    early = 0 if rate == source_rate else round(_RESAMPLER_SECONDS * rate)
+    entry = max(first * rate // source_rate - early, 0) // grid * grid
+    if field is None:
+        return entry, 0
+    return entry, max(entry // header.hop_length - field, 0) // header.chunk_frames
+
+
+def _from_model(
+    waves: Iterator[Samples],
+    reader: Reader | Salvage,
+    chunk: int,
+    entry: int,
+    first: int,
+    count: int | None,
+) -> Iterator[Block]:
+    """Blocks at the source's rate, `count` samples from `first` on, of waveforms from `chunk` on.
+
+    What follows is not read. `entry` is where resampling begins, see `_entry`.
+    """
+    header = reader.header
+    resampler = Resampler(header.sample_rate, header.source_rate, header.channels * header.streams)
+    position = chunk * header.chunk_frames * header.hop_length  # at the model's rate
+    begin = given = entry * header.source_rate // header.sample_rate  # at the source's
+    end = math.inf if count is None else first + count
+    for wav in waves:
+        block = _to_block(wav[..., max(entry - position, 0) :])
+        position += wav.shape[-1]
+        out = resampler.push(block) if len(block) else block
+        yield _within(out, given, first, end)
+        given += len(out)
+        if given >= end:
+            return
+    out = resampler.flush(max((reader.header.source_samples or 0) - begin, 0))
+    yield _within(out, given, first, end)
+
+
+def _within(block: Block, position: int, start: int, end: float) -> Block:
+    """The part of a block at `position` that lies from `start` up to `end`."""
+    first = min(max(start - position, 0), len(block))
+    last = int(min(max(end - position, 0), len(block)))
+    return block[first : max(first, last)]
+
+
+def _to_block(wav: Samples) -> Block:
+    """[S, C, n] -> [n, S * C]."""
+    return np.ascontiguousarray(np.concatenate(wav).T)
+
+
+def _receipt(header: container.Header, file_bytes: int, elapsed: float) -> Receipt:
+    return Receipt(
+        seconds=(header.source_samples or 0) / header.source_rate,
+        sample_rate=header.source_rate,
+        source_channels=header.source_channels,
+        channels=header.channels * header.streams,
+        stages=header.stages,
+        nominal_kbps=header.stages * header.kbps_per_stage,
+        file_bytes=file_bytes,
+        elapsed=elapsed,
+    )

@@ -1,4 +1,4 @@
-"""Real processes that run long, are killed, or find no room: memory, speed and what is left behind."""
+"""Real processes that run long, are killed, or find no room: memory, speed and what is left over."""
 
 import os
 import resource

@@ -201,7 +201,7 @@ def test_wrong_settings_and_folders_are_named(folders, tmp_path):
         Augmentation(config, RATE, cache=str(tmp_path / "cache"), quiet=True)
 
 
-def test_corpus_reads_zeros_behind_a_clip_and_none_of_its_neighbours(make):
+def test_corpus_reads_zeros_after_a_clip_and_none_of_its_neighbours(make):
     corpus: Corpus = make().corpus
     clip = corpus.clips[0]
     end = corpus.read(clip, clip.samples - 10, 30)

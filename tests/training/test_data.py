@@ -181,7 +181,7 @@ def test_the_script_gathers_just_the_files_that_training_leaves_out(
     usable = open_corpus(DataConfig(root=str(folder), cache=str(tmp_path / "cache")), RATE)
     _, held_out = usable.split(0.8)
     out = tmp_path / "out"
-    script = str(Path(__file__).parents[2] / "scripts" / "held_out.py")
+    script = str(Path(__file__).parents[2] / "tools" / "held_out.py")
     monkeypatch.setattr(sys, "argv", [script, str(folder), str(out), "--share", "0.8"])
     runpy.run_path(script, run_name="__main__")
     gathered = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}

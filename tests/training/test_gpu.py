@@ -1,12 +1,12 @@
 """Training and coding on a CUDA device, where there is one."""
 
+import csv
 from pathlib import Path
 
 import pytest
 import torch
 
-from bittern import checkpoint
-from bittern.training.curves import read_curves
+import bittern
 from bittern.training.state import load_state
 from bittern.training.trainer import Trainer
 
@@ -26,15 +26,25 @@ ON_GPU = [
 ]
 
 
+def read_curve(run, name):
+    """(step, value) from a run's folder."""
+    with (Path(run) / "curves.csv").open(newline="") as file:
+        return [
+            (int(row["step"]), float(row["value"]))
+            for row in csv.DictReader(file)
+            if row["name"] == name
+        ]
+
+
 def test_twenty_steps_in_bfloat16_learn_and_leave_a_checkpoint(settings):
     trainer = Trainer(settings(*ON_GPU))
     assert next(trainer.learner.model.parameters()).device.type == "cuda"
     trainer.fit()
-    loss = [value for _, value in read_curves(trainer.folder)["loss/complex_stft"]]
+    loss = [value for _, value in read_curve(trainer.folder, "loss/complex_stft")]
     assert len(loss) == 20
     assert all(value == value for value in loss)
     assert sum(loss[-5:]) < sum(loss[2:7])  # the quantizer comes in at step 2
-    model = checkpoint.load(trainer.folder / "last").model
+    model = bittern.load(trainer.folder / "last", "cpu").model
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
     assert model.quantizer.codewords.abs().sum() > 0
 
@@ -52,17 +62,17 @@ def test_a_run_on_the_gpu_goes_on_from_its_last_state(settings, tmp_path):
     one, other = (found[0] for found in states if found)
     assert one["step"] == other["step"] == 20
     assert one["optimizer"]["state"].keys() == other["optimizer"]["state"].keys()
-    curves = [read_curves(Path(c.run))["loss/total"] for c in (whole, parts)]
+    curves = [read_curve(c.run, "loss/total") for c in (whole, parts)]
     assert [s for s, _ in curves[0]] == [s for s, _ in curves[1]]
     for (_, a), (_, b) in zip(*curves, strict=True):
         assert a == pytest.approx(b, rel=0.05)
 
 
 def test_codes_are_those_of_the_cpu_but_for_ties():
-    """A code may differ where two codewords are equally near, and then those of stages behind it."""
+    """A code may differ where two codewords are equally near, and then those of stages after it."""
     folder = "speech-16khz"
-    on_cpu = checkpoint.load(folder).model
-    on_gpu = checkpoint.load(folder, device="cuda").model
+    on_cpu = bittern.load(folder, "cpu").model
+    on_gpu = bittern.load(folder, "cuda").model
     generator = torch.Generator().manual_seed(0)
     wav = 0.1 * torch.randn(4, 1, 32_000, generator=generator)
     with torch.inference_mode():

@@ -197,7 +197,7 @@ def test_two_ranks_killed_and_resumed_end_where_untouched_ones_do(make_run):
 
 
 @pytest.mark.slow  # two processes start
-def test_a_run_killed_behind_its_last_step_still_leaves_what_fine_tuning_needs(make_run):
+def test_a_run_killed_after_its_last_step_still_leaves_what_fine_tuning_needs(make_run):
     run = make_run("run")
     assert run.kill_when(lambda: (run.folder / "last" / INHERITANCE).exists())
     run.finish()

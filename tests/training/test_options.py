@@ -318,7 +318,6 @@ CASES: dict[str, Case] = {
     "codebook.final_window": Case("1", learnt, ("codebook.decay=0.2",)),
     "codebook.revival_threshold": Case("0", learnt, ("codebook.decay=0.2",)),
     "codebook.full_share": Case("1", learnt),
-    "optimizer.kind": Case("muon", learnt),
     "optimizer.learning_rate": Case("0.002", learnt),
     "optimizer.betas": Case("[0.5,0.9]", learnt),
     "optimizer.weight_decay": Case("0.5", learnt),

@@ -18,7 +18,6 @@ from bittern.training import pack
 from bittern.training.corpus import Corpus, open_corpus
 from bittern.training.data import Batches, DataConfig
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "pack_corpus.py"
 RATE = 16_000
 
 
@@ -39,9 +38,9 @@ def folder(speech_folder, tmp_path_factory) -> Path:
     return root
 
 
-def pack_by_script(folder: Path, target: Path, *more: str) -> subprocess.CompletedProcess:
+def run_pack(folder: Path, target: Path, *more: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder), str(target), *more],
+        [sys.executable, "-m", "bittern", "pack", str(folder), str(target), *more],
         capture_output=True,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -52,9 +51,9 @@ def pack_by_script(folder: Path, target: Path, *more: str) -> subprocess.Complet
 @pytest.fixture(scope="module")
 def packed(folder, tmp_path_factory) -> Path:
     target = tmp_path_factory.mktemp("packs") / "flac"
-    done = pack_by_script(folder, target, "--shard-mb", "0.1")
+    done = run_pack(folder, target, "--shard-mb", "0.1")
     assert done.returncode == 0, done.stderr
-    assert "skipped third/text.wav: unreadable" in done.stdout
+    assert "skipped third/text.wav: unreadable" in done.stderr
     assert "9 files" in done.stdout
     return target
 
@@ -110,7 +109,7 @@ def test_only_the_range_of_a_file_is_read(packed):
 
 def test_an_opus_pack_is_smaller_and_close(folder, packed, tmp_path):
     target = tmp_path / "opus"
-    assert pack_by_script(folder, target, "--coding", "opus").returncode == 0
+    assert run_pack(folder, target, "--coding", "opus").returncode == 0
     sizes = [sum(p.stat().st_size for p in root.glob("shard-*")) for root in (packed, target)]
     assert sizes[1] < sizes[0] / 3
     one, other = opened(folder, tmp_path), opened(target, tmp_path)
@@ -154,13 +153,13 @@ def test_a_pack_that_did_not_arrive_whole_is_refused(packed, tmp_path):
     ("more", "message"),
     [
         (["--coding", "opus", "--sample-rate", "22050"], "Opus has no sample rate of 22050 Hz"),
-        (["--shard-mb", "0"], "--shard-mb more than 0"),
+        (["--shard-mb", "0"], "argument --shard-mb: '0' is not a number above 0"),
     ],
 )
 def test_what_cannot_be_packed_is_told_in_one_line(folder, tmp_path, more, message):
-    done = pack_by_script(folder, tmp_path / "new", *more)
+    done = run_pack(folder, tmp_path / "new", *more)
     assert done.returncode > 0
-    errors = [line for line in done.stderr.splitlines() if line.startswith("pack_corpus: ")]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("bittern")]
     assert len(errors) == 1
     assert message in errors[0]
     assert list(tmp_path.iterdir()) == []
@@ -168,7 +167,7 @@ def test_what_cannot_be_packed_is_told_in_one_line(folder, tmp_path, more, messa
 
 def test_a_folder_in_the_way_is_left_alone(folder, packed):
     before = (packed / pack.INDEX).read_bytes()
-    done = pack_by_script(folder, packed)
+    done = run_pack(folder, packed)
     assert done.returncode > 0
     assert "exists already" in done.stderr
     assert (packed / pack.INDEX).read_bytes() == before

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bittern import checkpoint
+import bittern
 from bittern.errors import ConfigError
 from bittern.training.losses import LossConfig, ReconstructionLoss
 from bittern.training.schedule import codebook_decay, learning_rate
@@ -37,7 +37,7 @@ def test_a_run_leaves_a_checkpoint_that_loads_and_curves(settings, tmp_path):
     Trainer(config).fit()
     folder = Path(config.run)
     for kind in ("last", "best"):
-        model = checkpoint.load(folder / kind).model
+        model = bittern.load(folder / kind, "cpu").model
         assert model.config == config.model
         assert float(model.quantizer.codewords.abs().sum()) > 0
     assert list(rows(folder, "loss/total")) == [1, 2, 3, 4, 5, 6]
@@ -109,7 +109,7 @@ def test_fine_tuning_starts_from_a_checkpoint_also_with_fewer_stages(settings, t
     again = Trainer(
         settings(f"run={tmp_path / 'second'}", f"init={last}", "model.quantizer.stages=3")
     )
-    trained = checkpoint.load(last).model
+    trained = bittern.load(last, "cpu").model
     assert torch.equal(again.learner.model.quantizer.codewords, trained.quantizer.codewords[:3])
     wav = 0.1 * torch.randn(1, 1, 3200)
     torch.testing.assert_close(

@@ -53,6 +53,20 @@ def atomic_file(path: Path) -> Generator[BinaryIO, None, None]:
         yield file
 
 
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file; its folder is made if it does not exist.
+
+    Raises:
+        CodecError: see `atomic_path`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CodecError(f"{path}: cannot be written ({error.strerror})") from None
+    with atomic_file(path) as file:
+        file.write(data)
+
+
 def is_special(path: Path) -> bool:
     """Whether it is a device, a pipe or a socket: there to be written to, not to be replaced."""
     try:

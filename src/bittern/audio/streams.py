@@ -1,7 +1,7 @@
 """Audio files and streams as blocks of samples: read, resampled, mixed, checked, written.
 
 Blocks are float32 arrays [n samples, C channels] in -1..1, as libsndfile has them; the codec's
-tensors [B, C, T] begin in `codec.py`.
+waveforms [S, C, n] begin in `pipeline.py`.
 """
 
 import os
@@ -20,9 +20,14 @@ from bittern.audio.atomic import atomic_file, atomic_path
 from bittern.audio.wav import Block
 from bittern.errors import AudioError
 
-READABLE = frozenset(
-    (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".au", ".w64", ".caf")
-)
+READABLE = frozenset(f".{name.lower()}" for name in sf.available_formats() if name != "RAW") | {
+    ".aif",
+    ".aifc",
+    ".mp3",
+    ".oga",
+    ".opus",
+    ".snd",
+}  # names of files that libsndfile may read
 _WRITABLE = {".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}  # and .wav, by ourselves
 _READ_SAMPLES = 16384
 
@@ -77,7 +82,7 @@ def _file_blocks(file: sf.SoundFile, path: Path) -> Iterator[Block]:
         except sf.LibsndfileError as error:
             place = position / file.samplerate
             raise AudioError(
-                f"{path}: damaged behind {place:.2f} s ({error.error_string.rstrip('.')})"
+                f"{path}: damaged after {place:.2f} s ({error.error_string.rstrip('.')})"
             ) from None
         if not len(block):
             return
@@ -123,7 +128,7 @@ def array_stream(samples: np.ndarray, sample_rate: int, name: str = "audio") -> 
     )
 
 
-def checked(stream: AudioStream) -> AudioStream:
+def check_finite(stream: AudioStream) -> AudioStream:
     """The same stream, which stops at the first sample that is not a finite number.
 
     Raises:
@@ -182,7 +187,7 @@ class Resampler:
             self._soxr = soxr.ResampleStream(source_rate, target_rate, channels, dtype="float32")
 
     def push(self, block: Block) -> Block:
-        """[n, C] at the source's rate -> [m, C] at the target's; some samples stay behind."""
+        """[n, C] at the source's rate -> [m, C] at the target's; some samples are held back."""
         self.samples_in += len(block)
         if self._soxr is not None:
             block = self._soxr.resample_chunk(np.ascontiguousarray(block))
@@ -190,7 +195,7 @@ class Resampler:
         return block
 
     def flush(self, samples: int | None = None) -> Block:
-        """What stayed behind, so that all blocks together have `samples` samples.
+        """What was held back, so that all blocks together have `samples` samples.
 
         By default that is `resampled_length` of what went in; more is filled up with silence.
         """
@@ -199,7 +204,7 @@ class Resampler:
         due = max(samples - self.samples_out, 0)
         rest = np.zeros((0, self._channels), np.float32)
         if self._soxr is not None and self.samples_in:
-            # a little silence behind the end: soxr rounds its own count, at times down
+            # a little silence after the end: soxr rounds its own count, at times down
             silence = np.zeros(
                 (self.source_rate // self.target_rate + 2, self._channels), np.float32
             )
@@ -300,13 +305,20 @@ def gather(blocks: Iterable[Block], channels: int) -> np.ndarray:
     return np.concatenate([np.zeros((0, channels), np.float32), *blocks]).T
 
 
-def write(path: Path, samples: np.ndarray, sample_rate: int) -> None:
-    """Write samples [C, T] to a file.
+def write_pipe(pipe: BinaryIO, stream: AudioStream, *, raw: bool = False) -> None:
+    """Write a stream as 16-bit WAV, or samples alone, each block as it comes."""
+    out = PcmWriter(pipe, stream.sample_rate, stream.channels, samples=stream.samples, raw=raw)
+    for block in stream.blocks:
+        out.write(block)
+        pipe.flush()
+
+
+def write_stream(path: Path, stream: AudioStream) -> None:
+    """Write a stream to a file as its blocks come.
 
     Raises:
         AudioError, CodecError: see `create_audio`.
     """
-    channels, count = samples.shape
-    with create_audio(path, sample_rate, channels, samples=count) as file:
-        for block in array_stream(samples, sample_rate).blocks:
+    with create_audio(path, stream.sample_rate, stream.channels, samples=stream.samples) as file:
+        for block in stream.blocks:
             file.write(block)

@@ -15,15 +15,31 @@ from bittern.cli.bench import add_bench
 from bittern.cli.coding import add_compress, add_decompress
 from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_verify
 from bittern.cli.losses import add_simulate_loss
-from bittern.cli.options import Parser, report
+from bittern.cli.models import (
+    add_card,
+    add_fit_entropy,
+    add_pack,
+    add_publish,
+    add_train,
+    extra,
+    train,
+)
+from bittern.cli.options import Commands, Parser, report
 from bittern.errors import CodecError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv[:1] == ["train"]:
+        return train(argv[1:])
     signal.signal(signal.SIGTERM, _terminated)
-    args = _parser(argv).parse_args(argv)
+    try:
+        parser = _parser(argv)
+    except CodecError as error:  # an extra is not installed
+        print(f"bittern: {error}", file=sys.stderr)
+        return error.exit_code
+    args = parser.parse_args(argv)
     try:
         return args.run(args)
     except CodecError as error:
@@ -57,17 +73,21 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_cat(commands)
     add_simulate_loss(commands)
     add_bench(commands)
-    evaluate = commands.add_parser("evaluate", help="score codecs on a folder of audio")
-    evaluate.set_defaults(verbose=0)
-    if argv[:1] == ["evaluate"]:  # what it needs is heavy, and an extra
-        _add_evaluate(evaluate)
+    _add_evaluate(commands, argv)
+    add_train(commands)
+    add_fit_entropy(commands)
+    add_publish(commands)
+    add_card(commands)
+    add_pack(commands)
     return parser
 
 
-def _add_evaluate(command: ArgumentParser) -> None:
-    try:
+def _add_evaluate(commands: Commands, argv: list[str]) -> None:
+    command = commands.add_parser("evaluate", help="score codecs on a folder of audio")
+    command.set_defaults(verbose=0)
+    if argv[:1] != ["evaluate"]:  # what its options need is heavy, and an extra
+        return
+    with extra("eval"):
         from bittern.evaluation.run import add_arguments, run
-    except ModuleNotFoundError as error:
-        command.error(f"{error.name} is not installed; pip install 'bittern[eval]'")
     add_arguments(command)
     command.set_defaults(run=run)

@@ -4,30 +4,40 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from bittern.cli.options import (
     Commands,
+    add_coding_options,
     add_command,
     add_files,
     add_jobs,
     add_model,
-    add_rate,
-    add_search_width,
-    positive_float,
+    coding_options,
     positive_int,
     seconds,
     share_threads,
 )
-from bittern.cli.ports import PIPE, label, open_input, open_output, pair_files, run_jobs
-from bittern.cli.progress import Progress
+from bittern.cli.ports import (
+    PIPE,
+    label,
+    open_input,
+    open_output,
+    pair_files,
+    run_jobs,
+    show_progress,
+)
 from bittern.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from bittern.audio import streams as audio
+    from bittern.audio.wav import Block
     from bittern.codec import Codec
     from bittern.format.salvage import Gap
     from bittern.pipeline import Receipt
@@ -37,26 +47,8 @@ def add_compress(commands: Commands) -> None:
     command = add_command(commands, "compress", _compress, "compress audio files to .btn")
     add_files(command, ".btn")
     add_jobs(command)
-    add_rate(command, required=False)
+    add_coding_options(command)
     add_model(command)
-    command.add_argument(
-        "--mono", action="store_true", help="mix channels down; otherwise each is coded"
-    )
-    command.add_argument(
-        "--coder",
-        choices=["auto", "range", "raw"],
-        default="auto",
-        help="range: smaller, without loss, by the model's entropy.safetensors; raw: without; "
-        "auto: range if the model has one",
-    )
-    add_search_width(command)
-    command.add_argument(
-        "--chunk-seconds",
-        type=positive_float,
-        default=6.0,
-        metavar="S",
-        help="audio to a chunk; small for low delay on pipes (default: %(default)s)",
-    )
     command.add_argument(
         "--raw-rate",
         type=positive_int,
@@ -81,7 +73,7 @@ def _compress(args: argparse.Namespace) -> int:
 
     def run(source: str, target: str) -> tuple[str, float]:
         receipt = _compress_one(codec, source, target, args, quiet=quiet)
-        return _compressed(receipt), receipt.seconds
+        return _describe_coded(receipt), receipt.seconds
 
     return run_jobs(jobs, args, run)
 
@@ -92,25 +84,26 @@ def _compress_one(
     with (
         _audio_input(source, args) as stream,
         open_output(target) as file,
-        Progress(_length(stream), unit="s", quiet=quiet) as progress,
+        show_progress(_length(stream), unit=" s of audio", quiet=quiet) as bar,
     ):
         live = target == PIPE or not file.seekable()
-        return codec.compress_stream(
-            progress.watch(stream),
-            file,
-            stages=args.stages,
-            bitrate_kbps=args.bitrate,
-            chunk_seconds=args.chunk_seconds,
-            live=live,
-            coder=args.coder,
-            mono=args.mono,
-            search_width=args.search_width,
-        )
+        return codec.compress_stream(_watch(stream, bar), file, live=live, **coding_options(args))
 
 
 def _length(stream: "audio.AudioStream") -> float | None:
     """Seconds, if known."""
     return None if stream.samples is None else stream.samples / stream.sample_rate
+
+
+def _watch(stream: "audio.AudioStream", bar: "tqdm") -> "audio.AudioStream":
+    """The same audio, of which each block taken is shown in seconds."""
+
+    def blocks() -> "Iterator[Block]":
+        for block in stream.blocks:
+            yield block
+            bar.update(len(block) / stream.sample_rate)
+
+    return replace(stream, blocks=blocks())
 
 
 def _audio_input(
@@ -126,7 +119,7 @@ def _audio_input(
     return nullcontext(audio.wav_stream(pipe, name))
 
 
-def _compressed(receipt: "Receipt") -> str:
+def _describe_coded(receipt: "Receipt") -> str:
     mixed = (
         f", {receipt.source_channels} channels mixed to {receipt.channels}"
         if receipt.source_channels > receipt.channels
@@ -179,7 +172,7 @@ def _decompress(args: argparse.Namespace) -> int:
 
     def run(source: str, target: str) -> tuple[str, float]:
         receipt = _decompress_one(codec, source, target, args, quiet=quiet)
-        return _decompressed(receipt), receipt.seconds
+        return _describe_decoded(receipt), receipt.seconds
 
     return run_jobs(jobs, args, run)
 
@@ -200,19 +193,13 @@ def _decompress_one(
         )
         for gap in stream.lost:
             _say_lost(gap, source, args)
-        rate, channels, samples = stream.sample_rate, stream.channels, stream.samples
-        with Progress(_length(stream), unit="s", quiet=quiet) as progress:
-            blocks = progress.watch(stream).blocks
+        with show_progress(_length(stream), unit=" s of audio", quiet=quiet) as bar:
+            watched = _watch(stream, bar)
             if target != PIPE:
-                with audio.create_audio(Path(target), rate, channels, samples=samples) as out:
-                    for block in blocks:
-                        out.write(block)
+                audio.write_stream(Path(target), watched)
             else:
                 with open_output(target) as pipe:
-                    out = audio.PcmWriter(pipe, rate, channels, samples=samples, raw=args.raw)
-                    for block in blocks:
-                        out.write(block)
-                        pipe.flush()
+                    audio.write_pipe(pipe, watched, raw=args.raw)
     return stream.receipt()
 
 
@@ -240,7 +227,7 @@ def _say_lost(gap: "Gap", source: str, args: argparse.Namespace) -> None:
     )
 
 
-def _decompressed(receipt: "Receipt") -> str:
+def _describe_decoded(receipt: "Receipt") -> str:
     return (
         f"{receipt.seconds:.2f} s at {receipt.sample_rate} Hz, channels: {receipt.channels}, from "
         f"{receipt.measured_kbps:.2f} kbit/s ({receipt.file_bytes} bytes), "

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from bittern import shipped
+from bittern import checkpoint
 from bittern.cli.options import Commands, add_command, add_rate, report, seconds
 from bittern.cli.ports import PIPE, label, open_input, open_output, refuse_unsafe
 from bittern.errors import CodecError, ConfigError
@@ -133,7 +133,7 @@ def _trim(args: argparse.Namespace) -> int:
     with open_input(args.input) as file:
         reader = bitstream.Reader(file, label(args.input))
         header = reader.header
-        stages = args.stages or int(args.bitrate / header.kbps_per_stage + 1e-9)
+        stages = args.stages or int(args.bitrate_kbps / header.kbps_per_stage + 1e-9)
         if not 1 <= stages <= header.stages:
             raise ConfigError(
                 f"{reader.name}: has {header.stages} stages of {header.kbps_per_stage:g} kbit/s; "
@@ -226,6 +226,6 @@ def _reader(file: BinaryIO, name: str, args: argparse.Namespace) -> bitstream.Re
     reader = bitstream.Reader(file, name)
     fingerprint = reader.header.entropy
     if fingerprint is not None:
-        find = partial(shipped.find_entropy, fingerprint, name, args.model)
-        reader.coder = shipped.DeferredCoder(fingerprint, find)
+        find = partial(checkpoint.find_entropy, fingerprint, name, args.model)
+        reader.coder = checkpoint.DeferredCoder(fingerprint, find)
     return reader

@@ -3,9 +3,10 @@
 import argparse
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from bittern.config import SEARCH_WIDTH, WIDEST_SEARCH
+from bittern.config import SEARCH_WIDTH, WIDEST_SEARCH, CodingOptions
 from bittern.errors import CodecError
 
 _USAGE_ERROR = 1
@@ -86,6 +87,10 @@ def add_model(command: argparse.ArgumentParser) -> None:
         metavar="NAME_OR_FOLDER",
         help="a shipped model or the folder of one (default: %(default)s)",
     )
+    add_device(command)
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1; auto: a GPU if there is one"
     )
@@ -94,9 +99,41 @@ def add_model(command: argparse.ArgumentParser) -> None:
 def add_rate(command: argparse.ArgumentParser, *, required: bool) -> None:
     rate = command.add_mutually_exclusive_group(required=required)
     rate.add_argument(
-        "--bitrate", type=positive_float, metavar="KBPS", help="at most so many kbit/s"
+        "--bitrate",
+        dest="bitrate_kbps",
+        type=positive_float,
+        metavar="KBPS",
+        help="at most so many kbit/s",
     )
     rate.add_argument("--stages", type=positive_int, metavar="N", help="codebook stages to keep")
+
+
+def add_coding_options(command: argparse.ArgumentParser) -> None:
+    """An option for each field of `CodingOptions`, of the same default."""
+    add_rate(command, required=False)
+    add_search_width(command)
+    command.add_argument(
+        "--coder",
+        choices=["auto", "range", "raw"],
+        default=CodingOptions.coder,
+        help="range: smaller, without loss, by the model's entropy.safetensors; raw: without; "
+        "auto: range if the model has one",
+    )
+    command.add_argument(
+        "--mono", action="store_true", help="mix channels down; otherwise each is coded"
+    )
+    command.add_argument(
+        "--chunk-seconds",
+        type=positive_float,
+        default=CodingOptions.chunk_seconds,
+        metavar="S",
+        help="audio to a chunk; small for low delay on pipes (default: %(default)s)",
+    )
+
+
+def coding_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `add_coding_options` was told, by the names of the fields."""
+    return {field.name: getattr(args, field.name) for field in fields(CodingOptions)}
 
 
 def positive_int(text: str) -> int:

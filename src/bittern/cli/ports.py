@@ -2,15 +2,17 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
+from tqdm import tqdm
+
 from bittern.audio.atomic import atomic_file, is_special, refuse_same_file
 from bittern.cli.options import report
-from bittern.cli.progress import Progress
 from bittern.errors import CodecError, ConfigError
 from bittern.format import container as bitstream
 
@@ -59,29 +61,34 @@ def run_jobs(
         The exit code of the last that failed, or 0.
     """
     failures: list[CodecError] = []
-    many, audio = len(jobs) > 1, 0.0
+    many, audio, began = len(jobs) > 1, 0.0, time.perf_counter()
     with (
-        Progress(len(jobs), unit="files", quiet=args.quiet or not many) as progress,
+        show_progress(len(jobs), unit=" files", quiet=args.quiet or not many) as bar,
         _workers(args.jobs if many else 1) as results,
     ):
-        for done, (job, outcome) in enumerate(results(jobs, lambda job: _run_one(job, args, run))):
+        for job, outcome in results(jobs, lambda job: _run_one(job, args, run)):
             if isinstance(outcome, CodecError):
                 failures.append(outcome)
             else:
                 line, seconds = outcome
                 audio += seconds
-                if not args.quiet and not progress.shown:
+                if not args.quiet and bar.disable:
                     source, target = label(job[0]), label(job[1], out=True)
                     print(f"{source} -> {target}: {line}", file=sys.stderr)
-            progress.show(done + 1, audio)
+            bar.update()
     codes = [report(error, args) for error in failures]
     if failures and many:
         print(f"bittern: {len(failures)} of {len(jobs)} files failed", file=sys.stderr)
-    elif many and progress.shown:
-        print(
-            f"{len(jobs)} files, {audio:.0f} s of audio, {progress.speed(audio)}", file=sys.stderr
-        )
+    elif many and not bar.disable:
+        speed = audio / (time.perf_counter() - began)
+        print(f"{len(jobs)} files, {audio:.0f} s of audio, {speed:.0f}x real time", file=sys.stderr)
     return codes[-1] if codes else 0
+
+
+def show_progress(total: float | None, *, unit: str, quiet: bool) -> tqdm:
+    """A line on standard error while the work is on, if that is a terminal; wiped out at the end."""
+    hidden = quiet or not sys.stderr.isatty()
+    return tqdm(total=total, unit=unit, unit_scale=True, leave=False, disable=hidden)
 
 
 Job = tuple[str, str]

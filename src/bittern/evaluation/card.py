@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bittern import checkpoint
+from bittern.audio.atomic import write_atomically
+from bittern.codec import load
 from bittern.errors import CodecError
 
 CARD, NOTES = "README.md", "training.md"
@@ -25,7 +27,7 @@ def write_card(folder: Path, report: Path) -> Path:
     Raises:
         CodecError: a file is missing, or the report is of other weights.
     """
-    loaded = checkpoint.load(folder)
+    loaded = load(folder, "cpu")
     try:
         document = json.loads(report.read_text())
         notes = (folder / NOTES).read_text()
@@ -36,14 +38,14 @@ def write_card(folder: Path, report: Path) -> Path:
         raise CodecError(
             f"{report} has no system with the weights {loaded.fingerprint.hex()}; evaluate {folder}"
         )
-    config = loaded.model.config
+    config = loaded.config
     parameters = sum(p.numel() for p in loaded.model.parameters())
     codebooks = loaded.model.quantizer.codewords.numel()
     size = (folder / checkpoint.WEIGHTS_FILE).stat().st_size
     lines = [
         f"# {config.name}",
         "",
-        f"Made by `python scripts/model_card.py`; edit `{NOTES}`, not this file.",
+        f"Made by `bittern card`; edit `{NOTES}`, not this file.",
         "",
         "| | |",
         "|---|---|",
@@ -67,7 +69,7 @@ def write_card(folder: Path, report: Path) -> Path:
         notes.strip(),
     ]
     path = folder / CARD
-    checkpoint.write_atomically(path, ("\n".join(lines) + "\n").encode())
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
     return path
 
 

@@ -139,7 +139,7 @@ def model_family(
         raise ConfigError(f"--search-width is {search_width}; give 1 to {WIDEST_SEARCH}")
     searched = "" if search_width == SEARCH_WIDTH else f" search {search_width}"
     loaded = checkpoint.load(name_or_folder)
-    quantizer = loaded.model.config.quantizer
+    quantizer = loaded.config.quantizer
     fingerprint = loaded.fingerprint.hex()
     if loaded.entropy is not None:  # it changes how many bytes are counted
         fingerprint += f"+{loaded.entropy.fingerprint.hex()}"
@@ -149,12 +149,12 @@ def model_family(
     if not kept or (stages[-1] > quantizer.stages and quantizer.stages not in kept):
         kept.append(quantizer.stages)
     return ModelFamily(
-        name=loaded.model.config.name + searched,
+        name=loaded.config.name + searched,
         folder=loaded.folder.resolve(),
         fingerprint=fingerprint,
         stages=tuple(kept),
         codebook_size=quantizer.codebook_size,
-        sample_rate=loaded.model.config.sample_rate,
+        sample_rate=loaded.config.sample_rate,
         search_width=search_width,
     )
 

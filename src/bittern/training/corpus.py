@@ -20,17 +20,10 @@ import soxr
 from tqdm import tqdm
 
 from bittern.audio.atomic import atomic_file
+from bittern.audio.streams import READABLE
 from bittern.errors import AudioError
 from bittern.training import pack
 
-_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {
-    ".aif",
-    ".aifc",
-    ".oga",
-    ".opus",
-    ".mp3",
-    ".snd",
-}
 SILENCE = 1e-3  # peak below which there is nothing to learn from (-60 dBFS)
 _BLOCK_SECONDS = 30
 
@@ -157,7 +150,7 @@ def _sources(root: Path) -> list[_Source]:
     """What there is to scan, in an order that a folder and its pack share."""
     if pack.is_pack(root):
         return [_Source(e.path, e.size, e.digest, e) for e in pack.read_index(root).entries]
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in READABLE and p.is_file())
     stats = [(path, path.stat()) for path in files]
     return [
         _Source(path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns, path)

@@ -1,4 +1,4 @@
-"""Fit the entropy model of a codec to the codes of a corpus: `scripts/train_entropy.py`.
+"""Fit the entropy model of a codec to the codes of a corpus: `bittern fit-entropy`.
 
 Each stage's network is trained on its own in floats, then rounded to the whole numbers that
 `entropy.py` works with. The context is not learned: codewords in the few directions in which those

@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from bittern import checkpoint
+from bittern import checkpoint, weights
 from bittern.model.codec_model import CodecModel
 from bittern.model.quantizer import Quantized
 from bittern.shapes import Waveform
@@ -117,7 +117,7 @@ class Learner:
     def _begin(self) -> None:
         """Start from the given checkpoint, or from the statistics of the data."""
         if self.config.init is not None:
-            checkpoint.load_into(self.model, self.config.init)
+            weights.load_into(self.model, self.config.init)
             self.quantizing = True
             self.codebooks.restart()
             if self.config.train_only is TrainOnly.DECODER:

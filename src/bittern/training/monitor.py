@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from bittern.checkpoint import write_atomically
+from bittern.audio.atomic import write_atomically
 from bittern.spectral import stft
 from bittern.training.validation import Scores
 

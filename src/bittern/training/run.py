@@ -1,4 +1,4 @@
-"""`bittern-train` and `scripts/train.py`: from the command line to a run."""
+"""`bittern train` and `scripts/train.py`: from the command line to a run."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bittern.checkpoint import write_atomically
+from bittern.audio.atomic import write_atomically
 from bittern.errors import CodecError, ConfigError
 from bittern.training.settings import TrainConfig, resolve
 from bittern.training.trainer import Trainer
@@ -37,8 +37,7 @@ def compose(overrides: list[str]) -> TrainConfig:
         raise ConfigError(f"{lines[0]}; see configs/train.yaml") from None
 
 
-@hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")
-def _hydra_main(cfg: DictConfig) -> None:
+def _run(cfg: DictConfig) -> None:
     """One run of what Hydra composed, of which there may be several with --multirun."""
     try:
         config = resolve(cfg)
@@ -50,16 +49,29 @@ def _hydra_main(cfg: DictConfig) -> None:
         _fail(error)
 
 
-def main() -> None:
-    """Train a codec; arguments are Hydra's, such as `data.root=FOLDER steps=20000`."""
-    if not any(argument.startswith("-") for argument in sys.argv[1:]):
+def main(arguments: list[str] | None = None) -> None:
+    """Train a codec.
+
+    Args:
+        arguments: Hydra's, such as `data.root=FOLDER steps=20000`; by default the command line's.
+    """
+    command = sys.argv
+    given = command[1:] if arguments is None else arguments
+    if not any(argument.startswith("-") for argument in given):
         try:
-            compose(sys.argv[1:])
+            compose(given)
         except CodecError as error:
             _fail(error)
-    _hydra_main()
+
+    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="train")
+    def run(cfg: DictConfig) -> None:
+        sys.argv = command  # Fabric starts the processes of further devices with it
+        _run(cfg)
+
+    sys.argv = [command[0], *given]  # where Hydra looks
+    run()
 
 
 def _fail(error: CodecError) -> NoReturn:
-    print(f"bittern-train: {error}", file=sys.stderr)  # noqa: T201
+    print(f"bittern: {error}", file=sys.stderr)  # noqa: T201
     sys.exit(error.exit_code)

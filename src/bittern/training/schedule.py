@@ -5,19 +5,11 @@ import math
 import torch
 from torch import nn
 
-from bittern.training.muon import MuonAdamW, kernels_and_rest
-from bittern.training.settings import CodebookConfig, OptimizerConfig, OptimizerKind, Schedule
+from bittern.training.settings import CodebookConfig, OptimizerConfig, Schedule
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimizer of what in `module` is to learn."""
-    if config.kind is OptimizerKind.MUON:
-        return MuonAdamW(
-            kernels_and_rest(module),
-            lr=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-        )
     parameters = [p for p in module.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         parameters,

@@ -1,6 +1,5 @@
 """Everything a training run is told, as dataclasses, and the one door from Hydra to them."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any, cast, get_type_hints
@@ -61,16 +60,10 @@ class TrainOnly(StrEnum):
     DECODER = "decoder"  # codes keep their meaning: files made before still decode
 
 
-class OptimizerKind(StrEnum):
-    ADAMW = "adamw"  # arXiv:1711.05101
-    MUON = "muon"  # for the kernels of convolutions, AdamW for the rest; see muon.py
-
-
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """How weights move, and by how much over time."""
+    """How AdamW (arXiv:1711.05101) moves weights, and by how much over time."""
 
-    kind: OptimizerKind = OptimizerKind.ADAMW
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -164,24 +157,6 @@ def resolve(cfg: DictConfig) -> TrainConfig:
         _check(key in groups, f"unknown key {key!r}; known: {', '.join(sorted(groups))}")
     hints = get_type_hints(TrainConfig)
     return TrainConfig(**{key: build(hints[key], value, key) for key, value in data.items()})
-
-
-def key_values(
-    arguments: list[str], required: Sequence[str], optional: Mapping[str, str]
-) -> dict[str, str]:
-    """Settings of a script that needs no tree of them: `key=value` arguments, over the defaults.
-
-    Raises:
-        ConfigError: a required key is missing, or a key is unknown.
-    """
-    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    for key in required:
-        _check(bool(given.get(key)), f"{key} is missing; give {key}=FOLDER")
-    for key in given:
-        _check(
-            key in (*required, *optional), f"no setting is called {key}; see the top of this script"
-        )
-    return {**optional, **given}
 
 
 def _check(condition: bool, message: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bittern.checkpoint import write_atomically
+from bittern.audio.atomic import write_atomically
 from bittern.errors import ModelError
 
 NEWEST, PREVIOUS = "state.pt", "state.previous.pt"

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
-from bittern import checkpoint
+from bittern import checkpoint, weights
 from bittern.training.augment import Augmentation
 from bittern.training.corpus import open_corpus, too_many_skipped
 from bittern.training.data import Batches, batches_from, silent_share, validation_batch
@@ -164,9 +164,9 @@ class Trainer:
     def _save_checkpoint(self, name: str) -> None:
         """Write the averaged weights; where codes keep their meaning, with what belongs to codes."""
         folder = self.folder / name
-        checkpoint.save(self.learner.average, folder, decodes=self.decodes)
+        weights.save(self.learner.average, folder, decodes=self.decodes)
         if self.decodes and self.config.init is not None:
-            checkpoint.keep_entropy(self.learner.average, self.config.init, folder)
+            checkpoint.keep_entropy(self.learner.average.config, self.config.init, folder)
 
     def _resume(self) -> bool:
         """Go on from the run folder's last state, if there is one."""

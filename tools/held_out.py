@@ -1,4 +1,4 @@
-"""Gather what training leaves out: python scripts/held_out.py FOLDER OUT [--below SOURCE] [--share S].
+"""Gather what training leaves out: python tools/held_out.py FOLDER OUT [--below SOURCE] [--share S].
 
 OUT gets copies of those files of a training folder that runs with `data.validation_share=S` hold out, so
 that recipes are compared on speech that none of them saw: `bittern evaluate OUT --model runs/mine/last`.

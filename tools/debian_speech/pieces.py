@@ -1,7 +1,7 @@
 """From an audio file to pieces of speech: decoded, trimmed, split, judged, fingerprinted.
 
 Signals are float32 [T] at 16 kHz, mono. Which files to take and where the pieces go is
-`corpus_builder.py`.
+`build.py`.
 """
 
 import itertools
@@ -24,7 +24,7 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 0.3, 12.0  # of a piece
 DUPLICATE_SHARE = 0.84  # of a fingerprint's bits that agree; strangers measured: up to 0.66
 
 _FRAME = 160  # samples, 10 ms
-_EDGE_SECONDS = 0.08  # kept before the first and behind the last sound
+_EDGE_SECONDS = 0.08  # kept before the first and after the last sound
 _HIGHEST_PEAK = 10 ** (-1 / 20)  # -1 dBFS
 _SILENT_DBFS = -60.0
 _BANDS, _SLOTS = 17, 17  # of a fingerprint

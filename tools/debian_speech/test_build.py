@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from bittern.training import corpus_builder, debian
-from bittern.training.speech_pieces import (
+from debian_speech import build, packages
+from debian_speech.pieces import (
     Rejected,
     find_duplicates,
     fingerprint,
@@ -62,7 +62,7 @@ def test_package_and_folder_become_a_corpus_with_manifest_and_sources(work, tmp_
     soundfile.write(own / "talk.wav", SPEECH[-48_000:], RATE)
     arguments = ["--work", str(work), "--packages", "tuxpaint-stamps-default"]
     out = tmp_path / "out"
-    assert corpus_builder.main([str(out), str(own.parent), *arguments]) == 0
+    assert build.main([str(out), str(own.parent), *arguments]) == 0
     told = rows(out)
     assert {row["source"] for row in told} == {"me", "tuxpaint", "tuxpaint-ca"}
     originals = "|".join(row["originals"] for row in told)
@@ -79,7 +79,7 @@ def test_package_and_folder_become_a_corpus_with_manifest_and_sources(work, tmp_
     assert "near-duplicate" in text
     assert "data.weights={me: " in text
     assert text == (out / "SOURCES.md").read_text(encoding="utf-8")
-    assert corpus_builder.main([str(tmp_path / "again"), str(own.parent), *arguments]) == 0
+    assert build.main([str(tmp_path / "again"), str(own.parent), *arguments]) == 0
     assert (tmp_path / "again" / "manifest.csv").read_bytes() == (out / "manifest.csv").read_bytes()
 
 
@@ -89,11 +89,11 @@ def test_a_package_that_cannot_be_had_is_reported_and_skipped(tmp_path, monkeypa
     soundfile.write(own / "talk.wav", SPEECH[:48_000], RATE)
 
     def absent(package, work):
-        raise corpus_builder.CodecError(f"{package}: E: Unable to locate package {package}")
+        raise build.CodecError(f"{package}: E: Unable to locate package {package}")
 
-    monkeypatch.setattr(debian, "fetch", absent)
+    monkeypatch.setattr(packages, "fetch", absent)
     arguments = [str(tmp_path / "out"), str(own), "--work", str(tmp_path), "--packages", "kajongg"]
-    assert corpus_builder.main(arguments) == 0
+    assert build.main(arguments) == 0
     assert "skipped package kajongg: E: Unable" in capsys.readouterr().err
 
 
@@ -107,7 +107,7 @@ def test_a_package_that_cannot_be_had_is_reported_and_skipped(tmp_path, monkeypa
 )
 def test_mistakes_are_told_in_one_line(arguments, message, tmp_path, capsys):
     command = [str(tmp_path / "out"), *arguments, "--work", str(tmp_path / "work")]
-    assert corpus_builder.main(command) > 0
+    assert build.main(command) > 0
     told = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in told
     assert not (tmp_path / "out").exists()
@@ -116,7 +116,7 @@ def test_mistakes_are_told_in_one_line(arguments, message, tmp_path, capsys):
 def test_a_folder_with_other_files_is_not_replaced(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years of work")
     command = [str(tmp_path), "--packages", "none", "--work", str(tmp_path / "work")]
-    assert corpus_builder.main(command) == 1
+    assert build.main(command) == 1
     assert "holds other files" in capsys.readouterr().err
     assert (tmp_path / "thesis.txt").exists()
 

@@ -1,7 +1,7 @@
 """Builds a corpus of free speech from Debian packages and folders: 16 kHz mono FLAC, by source.
 
-What comes out is what `data.py` trains on. The packages are in `debian.py`, the work on each signal in
-`speech_pieces.py`; here are the passes over all files, the manifest and the summary.
+What comes out is what training takes. The packages are in `packages.py`, the work on each signal in
+`pieces.py`; here are the passes over all files, the manifest and the summary.
 """
 
 import argparse
@@ -18,11 +18,12 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from bittern import errors
+from bittern.audio.streams import READABLE
+from bittern.audio.wav import to_pcm16
 from bittern.errors import AudioError, CodecError, ConfigError
-from bittern.training import debian
-from bittern.training.debian import SELECTIONS, Recording
-from bittern.training.speech_pieces import (
+from debian_speech import packages as debian
+from debian_speech.packages import SELECTIONS, Recording
+from debian_speech.pieces import (
     SAMPLE_RATE,
     Rejected,
     find_duplicates,
@@ -30,14 +31,7 @@ from bittern.training.speech_pieces import (
     read_pieces,
 )
 
-_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {
-    ".aif",
-    ".g722",
-    ".m4a",
-    ".mp3",
-    ".oga",
-    ".opus",
-}
+_SUFFIXES = READABLE | {".g722", ".m4a"}  # which ffmpeg decodes
 _JOIN_BELOW_SECONDS, _JOINED_SECONDS, _GAP_SECONDS = 2.0, 5.0, 0.1
 _COLUMNS = (
     "path",
@@ -154,7 +148,7 @@ def _convert(
                 if isinstance(wav, Rejected):
                     dropped[recording.source][wav.reason] += 1
                     continue
-                pcm.write(np.rint(wav * 32767).astype("<i2").tobytes())
+                pcm.write(to_pcm16(wav))
                 pieces.append(Piece(recording, number, start, len(wav), _top_band_db(wav)))
                 prints.append(fingerprint(wav))
                 start += len(wav)
@@ -346,13 +340,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         work = options.work.expanduser()
         work.mkdir(parents=True, exist_ok=True)
         built = build(options.out, work, asked, options.folders)
-    except errors.CodecError as error:
-        sys.stderr.write(f"prepare_debian_speech: {error}\n")
+    except CodecError as error:
+        print(f"prepare_debian_speech: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        sys.stderr.write(f"prepare_debian_speech: {error.filename}: {error.strerror}\n")
+        print(f"prepare_debian_speech: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
     for line in built.missing:
-        sys.stderr.write(f"prepare_debian_speech: skipped package {line}\n")
-    sys.stdout.write((options.out / "SOURCES.md").read_text(encoding="utf-8"))
+        print(f"prepare_debian_speech: skipped package {line}", file=sys.stderr)
+    print((options.out / "SOURCES.md").read_text(encoding="utf-8"), end="")
     return 0

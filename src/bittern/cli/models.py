@@ -1,0 +1,187 @@
+"""`bittern train`, `fit-entropy`, `publish`, `card` and `pack`: what makes codecs."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bittern.cli.options import Commands, add_command, add_device, positive_float, positive_int
+from bittern.errors import CodecError, ConfigError
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Tell which extra to install where a module of it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "a package").split(".")[0]
+        raise ConfigError(f"{package} is not installed; pip install 'bittern[{name}]'") from None
+
+
+def add_train(commands: Commands) -> None:
+    """For the list of commands alone: Hydra reads the arguments, see `train`."""
+    command = commands.add_parser("train", help="train a codec: bittern train data.root=FOLDER")
+    command.add_argument("settings", nargs="*", metavar="SETTING=VALUE")
+
+
+def train(arguments: list[str]) -> int:
+    """Train a codec; arguments are Hydra's."""
+    try:
+        with extra("train"):
+            from bittern.training.run import main
+    except CodecError as error:
+        print(f"bittern: {error}", file=sys.stderr)
+        return error.exit_code
+    main(arguments)
+    return 0
+
+
+def add_fit_entropy(commands: Commands) -> None:
+    command = add_command(
+        commands, "fit-entropy", _fit_entropy, "fit the entropy model that makes files smaller"
+    )
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="folder, which gets the model")
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="audio of any depth and format"
+    )
+    command.add_argument(
+        "--minutes", type=positive_float, metavar="N", help="of audio at most (default: all)"
+    )
+    command.add_argument(
+        "--steps",
+        type=positive_int,
+        default=800,
+        metavar="N",
+        help="for each stage (default: %(default)s)",
+    )
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="of the fit")
+    add_device(command)
+
+
+def _fit_entropy(args: argparse.Namespace) -> int:
+    import torch
+
+    from bittern.audio.atomic import write_atomically
+    from bittern.codec import load
+    from bittern.format.entropy import ENTROPY_FILE
+    from bittern.training.entropy_fit import FitSettings, encode_folder, fit
+
+    codec = load(args.checkpoint, args.device)
+    seconds = float("inf") if args.minutes is None else 60 * args.minutes
+    clips = encode_folder(codec, args.folder, seconds)
+    minutes = sum(clip.shape[1] for clip in clips) / codec.frame_rate / 60
+    _say(args, f"{len(clips)} clips, {minutes:.1f} minutes")
+    torch.set_num_threads(1)  # what is fitted is small
+    data = fit(
+        clips,
+        codec.model.quantizer.codewords.cpu().numpy(),
+        FitSettings(steps=args.steps, seed=args.seed),
+        lambda stage, bits: _say(args, f"stage {stage + 1}: {bits:.2f} bits per code"),
+    ).to_bytes()
+    path = codec.folder / ENTROPY_FILE
+    write_atomically(path, data)
+    print(f"{path}: {len(data)} bytes")
+    return 0
+
+
+def add_publish(commands: Commands) -> None:
+    command = add_command(
+        commands, "publish", _publish, "copy a checkpoint fit to be passed on, half as large"
+    )
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="name or folder")
+    command.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+
+
+def _publish(args: argparse.Namespace) -> int:
+    import torch
+
+    from bittern import checkpoint, weights
+    from bittern.codec import load
+
+    codec = load(args.checkpoint, "cpu")
+    fingerprint = weights.save(codec.model, args.out, dtype=torch.float16, decodes=codec.decodes)
+    checkpoint.keep_entropy(codec.config, args.checkpoint, args.out)
+    size = sum(path.stat().st_size for path in args.out.glob("*.safetensors"))
+    print(f"{args.out}: {size / 1e6:.1f} MB, fingerprint {fingerprint.hex()}")
+    return 0
+
+
+def add_card(commands: Commands) -> None:
+    command = add_command(commands, "card", _card, "write a checkpoint's model card")
+    command.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder")
+    command.add_argument("report", type=Path, metavar="REPORT", help="report.json of `evaluate`")
+
+
+def _card(args: argparse.Namespace) -> int:
+    with extra("eval"):
+        from bittern.evaluation.card import write_card
+    print(write_card(args.checkpoint, args.report))
+    return 0
+
+
+def add_pack(commands: Commands) -> None:
+    command = add_command(
+        commands, "pack", _pack, "pack a folder of audio into few large files to train on"
+    )
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="audio of any depth and format"
+    )
+    command.add_argument("pack", type=Path, metavar="PACK", help="folder to be made")
+    command.add_argument(
+        "--coding",
+        choices=["flac", "opus"],
+        default="flac",
+        help="flac: exact; opus: smaller, lossy (default: %(default)s)",
+    )
+    command.add_argument(
+        "--sample-rate",
+        type=positive_int,
+        default=16_000,
+        metavar="HZ",
+        help="to mix to, in mono (default: %(default)s)",
+    )
+    command.add_argument(
+        "--shard-mb",
+        type=positive_float,
+        default=256.0,
+        metavar="MB",
+        help="of a file (default: %(default)s)",
+    )
+
+
+def _pack(args: argparse.Namespace) -> int:
+    import numpy as np
+    from tqdm import tqdm
+
+    from bittern.training.corpus import open_corpus
+    from bittern.training.pack import Coding, check, write_pack
+
+    coding = Coding(args.coding)
+    check(args.pack, args.sample_rate, coding)
+    with tempfile.TemporaryDirectory(prefix="bittern-pack-") as cache:
+        corpus = open_corpus(args.folder, args.sample_rate, cache=cache, what="FOLDER")
+        with tqdm(corpus.clips, desc="pack", unit="file", leave=False, disable=args.quiet) as clips:
+            index = write_pack(
+                args.pack,
+                ((c.path, np.array(corpus.pcm[c.offset : c.offset + c.samples])) for c in clips),
+                args.sample_rate,
+                coding,
+                shard_bytes=round(args.shard_mb * 1e6),
+            )
+    for skipped in corpus.skipped:
+        _say(args, f"skipped {skipped.path}: {skipped.reason}")
+    seconds = sum(clip.samples for clip in corpus.clips) / args.sample_rate
+    size = sum(entry.size for entry in index.entries)
+    print(
+        f"{args.pack}: {len(index.entries)} files, {seconds / 3600:.2f} h, {size / 1e6:.1f} MB "
+        f"of {index.coding} in {len({entry.shard for entry in index.entries})} shards"
+    )
+    return 0
+
+
+def _say(args: argparse.Namespace, line: str) -> None:
+    if not args.quiet:
+        print(line, file=sys.stderr, flush=True)

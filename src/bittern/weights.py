@@ -1,0 +1,151 @@
+"""Networks from the weights of a checkpoint folder and back; folders themselves are `checkpoint.py`."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+from torch.nn.utils import parametrize
+
+from bittern import checkpoint
+from bittern.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
+from bittern.errors import ModelError
+from bittern.model.codec_model import CodecModel
+
+_KEPT_WIDE = ("path.",)  # small, and the linear path needs them exact
+
+
+def build(found: Checkpoint, device: str | torch.device = "cpu") -> CodecModel:
+    """The networks of a checkpoint for use: in eval mode, weight norm folded.
+
+    Raises:
+        ModelError: the weights are missing, damaged, or do not fit the config.
+    """
+    model = CodecModel(found.config)
+    fold_weight_norm(model)
+    _fill(model, _read_state(found.folder), found.folder)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def load_into(model: CodecModel, name_or_folder: str | Path) -> None:
+    """Load weights into a model that goes on training, whose weight norm is kept.
+
+    The model may have fewer or more stages than the checkpoint: what is missing stays as it is. It
+    may tell its decoder the stages of a frame where the checkpoint's did not: it is deaf to them at first.
+
+    Raises:
+        ModelError: as for `build`.
+    """
+    folder = checkpoint.find(name_or_folder)
+    state = _read_state(folder)
+    _tell_stages(state, model)
+    own, given = model.quantizer.codewords, state.get("quantizer.codewords")
+    if given is not None and given.shape[1:] == own.shape[1:] and len(given) != len(own):
+        merged = own.detach().clone()
+        shared = min(len(given), len(own))
+        merged[:shared] = given[:shared]
+        state["quantizer.codewords"] = merged
+    for key, module in _normed(model).items():
+        if key in state:
+            module.weight = state.pop(key)  # the parametrization splits it into size and direction
+    missing = [k for k in model.state_dict() if k not in state and ".parametrizations." not in k]
+    _fill(model, state, folder, missing=missing, strict=False)
+
+
+def save(
+    model: CodecModel,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    decodes: Iterable[bytes] = (),
+) -> bytes:
+    """Write a checkpoint folder: config and folded weights, each file whole or not at all.
+
+    Args:
+        model: what to save; it is not changed.
+        folder: made if it does not exist.
+        dtype: of the stored weights; float16 halves the size.
+        decodes: fingerprints of earlier weights that differ in the decoder alone: files made with
+            them can be decoded with these.
+
+    Returns:
+        The fingerprint of the weights.
+    """
+    state = {
+        key: value.cpu().contiguous().to(torch.float32 if key.startswith(_KEPT_WIDE) else dtype)
+        for key, value in folded_state(model).items()
+    }
+    metadata = {"format": "bittern"}
+    if earlier := ",".join(fingerprint.hex() for fingerprint in decodes):
+        metadata["decodes"] = earlier
+    return checkpoint.write(folder, model.config, dump_tensors(state, metadata=metadata))
+
+
+def folded_state(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The state dict with every weight-normed weight as its product; the model is not changed."""
+    state = {k: v.detach() for k, v in model.state_dict().items() if ".parametrizations." not in k}
+    products = {key: cast(Tensor, module.weight) for key, module in _normed(model).items()}
+    return state | {key: product.detach() for key, product in products.items()}
+
+
+def fold_weight_norm(model: torch.nn.Module) -> None:
+    """Replace every weight-normed weight by its product, in place."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+
+def _normed(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Modules with weight norm, by the key that their weight has when folded."""
+    return {
+        f"{path}.weight": module
+        for path, module in model.named_modules()
+        if parametrize.is_parametrized(module, "weight")
+    }
+
+
+def _read_state(folder: Path) -> dict[str, Tensor]:
+    """Tensors in float32."""
+    data, _ = checkpoint.read_weights(folder)
+    state = {key: value.float() for key, value in load_tensors(data).items()}
+    if "spread" in state:  # of weights from before paths had a room of their own
+        state["path.spread"] = state.pop("spread")
+    return state
+
+
+def _tell_stages(state: dict[str, Tensor], model: CodecModel) -> None:
+    """Give a decoder that was not told a frame's stages one more input, which it does not use yet."""
+    key = "decoder.0.conv.weight"
+    own = model.decoder.state_dict().get("0.conv.weight")
+    told = model.config.counts_stages and own is not None and key in state
+    if told and own.shape[1] == state[key].shape[1] + 1:
+        state[key] = torch.nn.functional.pad(state[key], (0, 0, 0, 1))
+
+
+def _fill(
+    model: CodecModel,
+    state: dict[str, Tensor],
+    folder: Path,
+    *,
+    missing: list[str] | None = None,
+    strict: bool = True,
+) -> None:
+    own = model.state_dict()
+    if strict:
+        missing = [key for key in own if key not in state]
+    unknown = [key for key in state if key not in own]
+    misfits = [k for k, v in state.items() if k in own and own[k].shape != v.shape]
+    for what, keys in (
+        ("lacks", missing or []),
+        ("has unknown", unknown),
+        ("has misshapen", misfits),
+    ):
+        if keys:
+            raise ModelError(
+                f"{folder / WEIGHTS_FILE}: {what} {keys[0]!r} ({len(keys)} in all); "
+                f"it does not belong to this {CONFIG_FILE}"
+            )
+    model.load_state_dict(state, strict=strict)

@@ -1,0 +1,80 @@
+"""What people install works: wheel and source archive, each in a clean environment."""
+
+import os
+import subprocess
+import sysconfig
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+import bittern
+
+ROOT = Path(__file__).parents[1]
+SPEECH = ROOT / "examples" / "speech.flac"
+
+pytestmark = pytest.mark.slow  # fetches the build tool
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """The output of a command that knows nothing of this checkout."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=kept | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both, made by the build backend as publishing makes them."""
+    base = tmp_path_factory.mktemp("built")
+    venv.create(base / "tools", with_pip=True)
+    python = base / "tools" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "hatchling", cwd=base)
+    run(python, "-m", "hatchling", "build", "-d", base / "dist", cwd=ROOT)
+    return base / "dist"
+
+
+@pytest.fixture(scope="module")
+def expected() -> tuple[bytes, np.ndarray]:
+    """What this checkout makes of the example: the file, and what comes back."""
+    codec = bittern.load("speech-16khz", device="cpu")
+    wav, rate = sf.read(SPEECH, dtype="float32", frames=48_000)
+    data = codec.compress(wav, rate, bitrate_kbps=3.0)
+    return data, codec.decompress(data).wav.numpy()
+
+
+@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
+def test_an_installed_package_makes_a_round_trip(kind, built, expected, tmp_path):
+    (archive,) = built.glob(kind)
+    venv.create(tmp_path / "clean", with_pip=True)
+    python, command = (tmp_path / "clean" / "bin" / name for name in ("python", "bittern"))
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", archive, cwd=tmp_path)
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
+    dependencies = sysconfig.get_path("purelib")  # torch and others, after what is installed
+    (Path(site.strip()) / "dependencies.pth").write_text(dependencies + "\n")
+    home = run(python, "-c", "import bittern; print(bittern.__file__)", cwd=tmp_path)
+    assert home.startswith(str(tmp_path))
+
+    wav, rate = sf.read(SPEECH, dtype="float32", frames=48_000)
+    sf.write(tmp_path / "a.wav", wav, rate)
+    device = ("--device", "cpu")
+    run(command, "compress", "a.wav", "a.btn", "--bitrate", "3", *device, cwd=tmp_path)
+    run(command, "decompress", "a.btn", "b.wav", *device, cwd=tmp_path)
+    data, back = expected
+    assert (tmp_path / "a.btn").read_bytes() == data
+    got, rate = sf.read(tmp_path / "b.wav", dtype="float32")
+    assert (rate, got.shape) == (16_000, (48_000,))
+    np.testing.assert_allclose(got, back[0], rtol=0, atol=1 / 32768)
+    assert "model fingerprint" in run(command, "info", "a.btn", cwd=tmp_path)
+    shown = run(command, "train", "data.root=x", "--cfg", "job", cwd=tmp_path)
+    assert "codebook_size: 1024" in shown  # its configs are there

@@ -1,0 +1,1 @@
+"""A corpus of free speech from Debian packages: `python tools/prepare_debian_speech.py`."""
