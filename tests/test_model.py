@@ -1,7 +1,9 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
+import scipy.signal
 import torch
 from torchaudio.functional import melscale_fbanks
 
@@ -18,6 +20,7 @@ from bittern.config import (
 )
 from bittern.model.codec_model import CodecModel
 from bittern.model.envelope import SpectralEnvelope
+from bittern.model.highpass import HighPass
 from bittern.model.mdct import LinearTransform, mdct_basis
 from bittern.spectral import mel_filterbank, stft
 
@@ -63,7 +66,6 @@ CONFIGS = {
     "spectrum-mdct": config(SPECTRUM, LinearPath.MDCT),
     "spectrum": config(SPECTRUM),
     "seanet-mdct": config(SEANET, LinearPath.MDCT),
-    "seanet-pca": config(SEANET, LinearPath.PCA),
     "seanet": config(SEANET),
     "encodec": config(ENCODEC),
     "noncausal": config(NONCAUSAL),
@@ -73,6 +75,8 @@ CONFIGS = {
         SPECTRUM, LinearPath.MDCT, path_power=0.7, envelope_bands=3, envelope_weight=1.5
     ),
     "stereo": config(SPECTRUM, LinearPath.MDCT, channels=2),
+    "highpass": config(SEANET, LinearPath.MDCT, highpass_hz=200.0),
+    "told": config(SPECTRUM, LinearPath.MDCT, counts_stages=True),
 }
 STREAMABLE = [name for name, c in CONFIGS.items() if c.streamable]
 
@@ -183,12 +187,35 @@ def test_an_envelope_takes_levels_out_of_the_coefficients(flattening):
     torch.testing.assert_close(levels, torch.full_like(levels, 2.3026), rtol=0, atol=0.02)
 
 
+def envelope_of(coefficients, bands, **options):
+    return SpectralEnvelope(
+        CodecConfig(
+            hop_length=coefficients,
+            latent_dim=16,
+            encoder=SPECTRUM,
+            envelope_bands=bands,
+            **options,
+        )
+    )
+
+
+def test_bands_far_below_the_loudest_count_as_if_they_were_nearer():
+    """Of a tone in band 0, bands without anything stand 40 dB below it, not at the floor."""
+    frames = torch.zeros(1, 320, 1)
+    frames[:, 3] = 5.0
+    levels = envelope_of(320, 4, envelope_range_db=40.0).measure(frames)[0, :, 0]
+    apart = 20 * (levels[0] - levels[1:]) / torch.tensor(10.0).log()
+    torch.testing.assert_close(apart, torch.full((3,), 40.0), rtol=0, atol=1e-3)
+    floor = envelope_of(320, 4, envelope_floor=1e-4).measure(0 * frames)
+    torch.testing.assert_close(floor.exp(), torch.full((1, 4, 1), 1e-4))
+
+
 def test_flattening_makes_the_bands_alike():
     """Noise of bands 20 dB apart has them 20, 10 and 0 dB apart at flattening 0, 0.5 and 1."""
     frames = torch.randn(1, 200, 500)
     frames[:, 44:] *= 0.1  # of 200 coefficients up to 8 kHz, those above half the mel scale
     for flattening, left in ((0.0, 20), (0.5, 10), (1.0, 0)):
-        envelope = SpectralEnvelope(200, 2, 16_000, flattening=flattening)
+        envelope = envelope_of(200, 2, envelope_flattening=flattening)
         levels = envelope.measure(frames)
         flat = envelope.flatten(frames, levels)
         apart = 10 * (flat[:, :44].square().mean() / flat[:, 44:].square().mean()).log10()
@@ -198,7 +225,7 @@ def test_flattening_makes_the_bands_alike():
 
 def test_bands_of_an_envelope_are_equally_wide_in_mel():
     """Four bands up to 8 kHz end at 614, 1768 and 3934 Hz, whichever formula of mel is used."""
-    envelope = SpectralEnvelope(320, 4, 16_000, flattening=0.0)
+    envelope = envelope_of(320, 4, envelope_flattening=0.0)
     for band, (low, high) in enumerate([(0, 614), (614, 1768), (1768, 3934), (3934, 8000)]):
         tone = torch.zeros(1, 320, 1)
         tone[:, [round(low / 25 + 1), round(high / 25 - 2)]] = 1.0
@@ -206,20 +233,44 @@ def test_bands_of_an_envelope_are_equally_wide_in_mel():
 
 
 def test_damaged_levels_cannot_overflow():
-    envelope = SpectralEnvelope(320, 4, 16_000, flattening=0.3)
+    envelope = envelope_of(320, 4)
     restored = envelope.restore(torch.ones(1, 320, 1), torch.full((1, 4, 1), 1e4))
     assert bool(restored.isfinite().all())
 
 
-def test_the_pca_path_keeps_what_its_components_span():
-    model = build("seanet-pca")
-    hop, dim = model.config.hop_length, model.config.latent_dim
-    basis = torch.linalg.qr(torch.randn(hop, dim))[0]
-    wav = 0.1 * (torch.randn(500, dim) @ basis.T).reshape(1, 1, -1)
-    model.fit_transform(wav)
-    silence_networks(model)
-    out = model.synthesise(model.latent(wav))
-    torch.testing.assert_close(out, wav, rtol=1e-3, atol=1e-4)
+def test_offset_and_rumble_are_taken_out_as_a_butterworth_filter_does():
+    rate, hop = 16_000, 320
+    wav = torch.randn(1, 2, 20 * hop, generator=torch.Generator().manual_seed(0))
+    ours = HighPass(40.0, rate, hop)(wav + 0.3).numpy()
+    b, a = scipy.signal.butter(3, 40.0, "high", fs=rate)
+    np.testing.assert_allclose(ours, scipy.signal.lfilter(b, a, wav.numpy() + 0.3), atol=2e-4)
+    assert (
+        np.abs(HighPass(40.0, rate, hop)(torch.ones(1, 1, 20 * hop)).numpy()[..., 2000:]).max()
+        < 1e-5
+    )
+
+
+def test_a_decoder_that_is_told_the_stages_of_a_frame_hears_them():
+    model = build("told")
+    latent = model.latent(noise(1, 400))
+    few = model.synthesise(latent, stages=torch.ones(1, 10))
+    assert not torch.allclose(few, model.synthesise(latent))
+    whole = model.synthesise(latent, stages=torch.full((1, 10), 4.0))
+    torch.testing.assert_close(whole, model.synthesise(latent))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("size", [1e3, 1e9, 1e30])
+def test_no_latent_and_no_input_leads_out_of_range(name, size):
+    """Whatever the decoder is given, samples stay within twice full scale, and finite."""
+    model = build(name)
+    generator = torch.Generator().manual_seed(0)
+    latent = size * torch.randn(1, 16, 30, generator=generator)
+    out = model.synthesise(latent.clamp(-1e30, 1e30))
+    assert bool(torch.isfinite(out).all())
+    assert float(out.abs().max()) <= 2
+    wav = size * torch.randn(1, model.config.channels, 400, generator=generator)
+    assert bool(torch.isfinite(model.latent(wav)).all())
 
 
 def silence_networks(model):

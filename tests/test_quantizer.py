@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from bittern.config import QuantizerConfig
-from bittern.model.quantizer import ResidualQuantizer, code_statistics, draw_stages, nearest
+from bittern.model.quantizer import ResidualQuantizer, code_statistics, nearest, stage_counts
 
 STAGES, ENTRIES, DIM = 6, 64, 16
 
@@ -73,6 +73,8 @@ def test_a_code_out_of_range_is_refused(quantizer):
     codes = torch.full((1, 2, 3), ENTRIES)
     with pytest.raises(ValueError, match="expected 0 to 63"):
         quantizer.decode(codes)
+    with pytest.raises(ValueError, match="codes run from -2"):
+        quantizer.decode(torch.full((1, 2, 3), -2))
 
 
 def test_training_quantizes_each_item_with_its_own_number_of_stages(quantizer):
@@ -102,8 +104,9 @@ def test_commitment_of_every_stage_pulls_on_the_latent(quantizer):
     for k in range(STAGES):
         chosen = quantizer.encode(latent)[:, k]
         rest = rest - quantizer.codewords[k][chosen].transpose(1, 2)
-        (gradient,) = torch.autograd.grad(result.commitment[k], latent, retain_graph=True)
-        torch.testing.assert_close(result.commitment[k], rest.square().mean())
+        commitment = result.commitment[k] / result.counts[k]
+        (gradient,) = torch.autograd.grad(commitment, latent, retain_graph=True)
+        torch.testing.assert_close(commitment, rest.square().mean())
         torch.testing.assert_close(gradient, 2 * rest / rest.numel())
         assert gradient.norm() > 0.01
 
@@ -125,13 +128,34 @@ def test_autocast_does_not_change_a_code(quantizer):
     assert torch.equal(codes, quantizer.encode(latent))
 
 
-def test_stage_dropout_draws_each_item_for_itself():
-    drawn = draw_stages(20_000, 32, 0.3, torch.Generator().manual_seed(0))
-    counts = torch.bincount(drawn, minlength=33) / len(drawn)
-    assert counts[0] == 0
-    torch.testing.assert_close(counts[1:32], torch.full((31,), 0.7 / 32), atol=0.005, rtol=0)
-    assert abs(float(counts[32]) - 0.3 - 0.7 / 32) < 0.01
-    assert draw_stages(100, 32, 1.0, torch.Generator()).unique().tolist() == [32]
+def test_frames_have_their_own_stages_and_absent_codes_add_nothing(quantizer):
+    latent = latents()
+    stages = torch.randint(1, STAGES + 1, (3, 7), generator=torch.Generator().manual_seed(4))
+    result = quantizer(latent, stages)
+    codes = quantizer.encode(latent)
+    codes[torch.arange(STAGES)[None, :, None] >= stages[:, None]] = -1
+    torch.testing.assert_close(result.latent, quantizer.decode(codes))
+    assert torch.equal(stage_counts(codes), stages)
+    assert result.counts == [(stages > k).sum() for k in range(STAGES)]
+    for item, frame in np.ndindex(3, 7):
+        own = codes[item, None, :, frame, None]
+        torch.testing.assert_close(quantizer.decode(own), result.latent[item, None, :, frame, None])
+
+
+def test_stages_can_be_chosen_by_the_errors_that_they_leave(quantizer):
+    latent, seen = latents(), []
+
+    def choose(errors):
+        seen.append(errors)
+        return torch.full((3, 7), 2)
+
+    result = quantizer(latent, choose)
+    codes = quantizer.encode(latent)
+    assert seen[0].shape == (3, STAGES + 1, 7)
+    for k in range(1, STAGES + 1):
+        left = (latent - quantizer.decode(codes[:, :k])).square().sum(dim=1)
+        torch.testing.assert_close(seen[0][:, k], left)
+    torch.testing.assert_close(result.latent, quantizer.decode(codes[:, :2]))
 
 
 def test_code_statistics_of_known_distributions():

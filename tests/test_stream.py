@@ -56,7 +56,7 @@ CONFIGS = {
     "principal components": CodecConfig(
         hop_length=40,
         latent_dim=16,
-        linear_path=LinearPath.PCA,
+        linear_path=LinearPath.NONE,
         encoder=NetworkConfig(
             input=NetworkInput.SAMPLES, stem_stride=40, channels=(16,), residual_units=(1,)
         ),

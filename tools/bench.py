@@ -74,14 +74,14 @@ def last_value(run: Path, name: str) -> float:
         return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == name][-1]
 
 
-def bare_lap(trainer: Trainer, wav, stages, steps: int) -> float:
+def bare_lap(trainer: Trainer, wav, drawn, steps: int) -> float:
     """Seconds of forward, backward and step, with nothing else."""
     learner = trainer.learner
     began = time.perf_counter()
     for _ in range(steps):
         learner.optimizer.zero_grad(set_to_none=True)
-        output, quantized = learner.autoencoder(wav, stages)
-        total = learner.loss.weighted(learner.loss(output, wav))
+        output, heard, quantized = learner.autoencoder(wav, *drawn)
+        total = learner.loss.weighted(learner.loss(output, heard))
         if quantized is not None:
             total = total + trainer.config.loss.commitment * quantized.commitment.mean()
         learner.fabric.backward(total)
@@ -104,8 +104,8 @@ def measure_training(arguments: list[str]) -> None:
         for lap in range(LAPS + 1):
             trainer.config.steps = learner.step + 2 * STEPS  # the second half shows the pace
             trainer.fit()
-            stages = learner.draw_stages(len(wav))[0][0]
-            bare = audio / bare_lap(trainer, wav, stages, STEPS)
+            drawn = learner.draw_stages(len(wav))[0]
+            bare = audio / bare_lap(trainer, wav, drawn, STEPS)
             if lap:  # the first warms up
                 loop_rates.append(last_value(trainer.folder, "rate/audio_seconds"))
                 waits.append(last_value(trainer.folder, "rate/waiting"))

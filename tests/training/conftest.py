@@ -1,10 +1,12 @@
 """Real speech for training tests: the example clip, cut into a small corpus."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import soundfile
 
+from bittern.training.augment import AugmentConfig
 from bittern.training.run import compose
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "speech.flac"
@@ -46,6 +48,7 @@ def settings(speech_folder, tmp_path):
                 "log_every=1",
                 "validate_every=6",
                 "save_every=3",
+                *(f"augment.{kind.name}=0" for kind in fields(AugmentConfig)),
                 *overrides,
             ]
         )

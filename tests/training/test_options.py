@@ -5,7 +5,7 @@ The table below has a case for each leaf of the composed tree; a new option with
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bittern.errors import ConfigError
 from bittern.model.codec_model import CodecModel
+from bittern.training.augment import AugmentConfig
 from bittern.training.data import batches_from
 from bittern.training.errors import DivergedError
 from bittern.training.run import config_folder
@@ -50,6 +51,7 @@ BASE = [
     "validate_every=4",
     "save_every=4",
     "run=ROOT/run",
+    *(f"augment.{kind.name}=0" for kind in fields(AugmentConfig)),
 ]
 
 
@@ -122,6 +124,12 @@ def held_out(config: TrainConfig) -> list:
 def loading(config: TrainConfig) -> str:
     batches = batches_from(Trainer(config).batches, 0, 1, workers=config.data.workers)
     return type(batches).__name__
+
+
+def resident(config: TrainConfig) -> bool:
+    """Whether samples are a copy, and not the mapped file."""
+    trainer = Trainer(config)
+    return trainer.batches.config.resident
 
 
 def cached(config: TrainConfig) -> str:
@@ -220,8 +228,6 @@ SAMPLES = (
     "model.encoder.residual_units=[1,1,1]",
     "model.hop_length=8",
 )
-NOISE = ("augment.noise_root=ROOT/noise", "augment.noise_probability=1")
-ROOM = ("augment.reverb_root=ROOT/noise", "augment.reverb_probability=1")
 
 CASES: dict[str, Case] = {
     "run": Case("ROOT/other", folder),
@@ -247,12 +253,16 @@ CASES: dict[str, Case] = {
     "model.channels": Case("2", network),
     "model.hop_length": Case("160", network),
     "model.latent_dim": Case("8", network),
-    "model.linear_path": Case("pca", network, (*SAMPLES[1:], "model.latent_dim=8")),
+    "model.linear_path": Case("none", network),
+    "model.highpass_hz": Case("40", network),
+    "model.counts_stages": Case("true", network),
     "model.path_weighting": Case("0.2", network),
     "model.path_power": Case("0.5", network),
     "model.envelope_bands": Case("4", network),
     "model.envelope_weight": Case("2", network, ("model.envelope_bands=4",)),
     "model.envelope_flattening": Case("1", network, ("model.envelope_bands=4",)),
+    "model.envelope_floor": Case("0.5", network, ("model.envelope_bands=4",)),
+    "model.envelope_range_db": Case("1", network, ("model.envelope_bands=4",)),
     "model.encoder.input": Case(["samples", "model.encoder.stem_stride=320"], network),
     "model.encoder.stem_stride": Case(
         ["2", "model.encoder.ratios=[4]", "model.encoder.channels=[4,8]",
@@ -271,6 +281,7 @@ CASES: dict[str, Case] = {
     "model.encoder.norm": Case("time_group_norm", network, ("model.encoder.causal=false",)),
     "model.encoder.padding": Case("reflect", network),
     "model.encoder.causal": Case("false", network),
+    "model.encoder.limit": Case("0.01", network),
     "model.decoder": Case(
         "{input: spectrum, stem_stride: 1, ratios: [], channels: [8], residual_units: [1]}", network
     ),
@@ -286,26 +297,36 @@ CASES: dict[str, Case] = {
     "data.validation_clips": Case("1", held_out),
     "data.validation_seconds": Case("0.05", held_out),
     "data.workers": Case("1", loading),
+    "data.resident": Case("true", resident),
     "data.cache": Case("ROOT/elsewhere", cached),
-    "augment.speed_probability": Case("1", heard),
-    "augment.speed": Case("[1.1,1.1]", heard, ("augment.speed_probability=1",)),
-    "augment.mix_probability": Case("1", heard),
-    "augment.mix_db": Case("[-3,-3]", heard, ("augment.mix_probability=1",)),
-    "augment.noise_root": Case("ROOT/noise", heard, ("augment.noise_probability=1",)),
-    "augment.noise_probability": Case("0", heard, NOISE),
-    "augment.noise_snr_db": Case("[3,3]", heard, NOISE),
-    "augment.reverb_root": Case("ROOT/noise", heard, ("augment.reverb_probability=1",)),
-    "augment.reverb_probability": Case("0", heard, ROOM),
+    "augment.speed": Case("1", heard),
+    "augment.reverb": Case("1", heard),
+    "augment.band": Case("1", heard),
+    "augment.babble": Case("1", heard),
+    "augment.noise": Case("1", heard),
+    "augment.hum": Case("1", heard),
+    "augment.rumble": Case("1", heard),
+    "augment.offset": Case("1", heard),
+    "augment.tones": Case("1", heard),
+    "augment.gain": Case("1", heard),
+    "augment.clipping": Case("1", heard),
+    "augment.silence": Case("1", heard),
     "loss.mel": Case("2", learnt),
     "loss.mel_windows": Case("[128]", learnt),
     "loss.mels": Case("6", learnt),
     "loss.complex_stft": Case("2", learnt),
     "loss.stft_windows": Case("[128]", learnt),
+    "loss.compressed": Case("1", learnt),
+    "loss.compressed_windows": Case("[64]", learnt, ("loss.compressed=1",)),
+    "loss.contrast": Case("1", learnt),
+    "loss.contrast_windows": Case("[64]", learnt, ("loss.contrast=1",)),
+    "loss.windows_a_step": Case("1", learnt),
     "loss.waveform": Case("1", learnt),
     "loss.disturbance": Case("1", learnt),
     "loss.commitment": Case("1", learnt),
     "loss.adversarial": Case("3", learnt, ADVERSARY),
     "loss.features": Case("9", learnt, ADVERSARY),
+    "loss.adversarial_share": Case("0.5", learnt, ADVERSARY),
     "loss.balancer": Case("true", learnt),
     "loss.balancer_decay": Case("0.5", learnt, ("loss.balancer=true",)),
     "loss.balancer_norm": Case(
@@ -317,7 +338,9 @@ CASES: dict[str, Case] = {
     "codebook.decay": Case("0.5", learnt),
     "codebook.final_window": Case("1", learnt, ("codebook.decay=0.2",)),
     "codebook.revival_threshold": Case("0", learnt, ("codebook.decay=0.2",)),
+    "codebook.stages": Case("[1,1]", learnt),
     "codebook.full_share": Case("1", learnt),
+    "codebook.even_share": Case("1", learnt, ("codebook.stages=[1.4,1.6]",)),
     "optimizer.learning_rate": Case("0.002", learnt),
     "optimizer.betas": Case("[0.5,0.9]", learnt),
     "optimizer.weight_decay": Case("0.5", learnt),

@@ -78,7 +78,7 @@ class Batches(Dataset):
         augmentation: Augmentation | None = None,
         device: torch.device | None = None,
     ) -> None:
-        """With `items` the places of the batch that this rank makes; `device` is where a resident corpus lies."""
+        """With `items` the places that this rank makes; `device` is where a resident corpus lies."""
         self.config = config
         self.seed = seed
         self.items = items

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from bittern.format.entropy import (
     EntropyWeights,
     power_table,
 )
+from bittern.training.stages import draw_quality, spread_stages
 
 _GAP = 2  # frames of nothing between chunks, as many as any context reaches
 _INT8, _INT16 = 127, 32767
@@ -50,7 +52,7 @@ class FitSettings:
 class _Corpus:
     """All codes side by side, with gaps, and the indices of the frames that count."""
 
-    codes: Tensor  # [K, columns], N in a gap
+    codes: Tensor  # [K, columns], N in a gap and where a frame has no code
     frames: Tensor
 
 
@@ -66,7 +68,8 @@ def encode_folder(
         stages: how many; all by default.
 
     Returns:
-        Codes [K, F] of each clip.
+        Codes [K, F] of each clip: at a mean number of stages drawn for each, spread over its frames as in
+        files of variable bitrate, -1 where a frame has no code; one clip in five has all its stages.
 
     Raises:
         ConfigError: there is no audio.
@@ -76,7 +79,7 @@ def encode_folder(
     if not paths:
         raise ConfigError(f"{root}: has no audio")
     clips: list[NDArray[np.int64]] = []
-    coded = 0.0
+    coded, generator = 0.0, torch.Generator().manual_seed(0)
     for place in np.random.default_rng(0).permutation(len(paths)):
         if coded >= seconds:
             break
@@ -85,9 +88,27 @@ def encode_folder(
             blocks = [resampler.push(mix(block, codec.channels)) for block in stream.blocks]
         samples = gather([*blocks, resampler.flush()], codec.channels)
         wav = torch.from_numpy(np.ascontiguousarray(samples))
-        clips.append(codec.encode(wav[None], stages=stages)[0].cpu().numpy())
+        codes = codec.encode(wav[None], stages=stages)
+        clips.append(_spread(codec, wav[None], codes, generator)[0].numpy())
         coded += wav.shape[-1] / codec.sample_rate
     return clips
+
+
+@torch.no_grad()
+def _spread(codec: Codec, wav: Tensor, codes: Tensor, generator: torch.Generator) -> Tensor:
+    """Leave out codes [1, K, F] of audio [1, C, T] as a drawn quality does."""
+    model = codec.model
+    latent = model.latent(model.pad(wav.to(model.device)))
+    rest, errors = latent, [latent.square().sum(dim=1)]
+    for stage in range(codes.shape[1]):
+        rest = rest - rearrange(model.quantizer.codewords[stage][codes[:, stage]], "b f d -> b d f")
+        errors.append(rest.square().sum(dim=1))
+    quality = draw_quality(
+        1, codes.shape[1], lowest=2.0, highest=24.0, full_share=0.2, generator=generator
+    )
+    counts = spread_stages(torch.stack(errors, dim=1), model.levels(latent), quality)
+    stage = torch.arange(codes.shape[1], device=codes.device)[None, :, None]
+    return torch.where(stage < counts[:, None], codes, -1).cpu()
 
 
 def fit(
@@ -99,7 +120,7 @@ def fit(
     """Fit all stages.
 
     Args:
-        clips: codes [K, F] of each clip.
+        clips: codes [K, F] of each clip, -1 where a frame has no code.
         codewords: [K, N, D].
         settings: see there.
         report: called with each stage and the bits per code that it came to on what it saw last.
@@ -114,8 +135,9 @@ def fit(
     for stage, codes in enumerate(corpus.codes):
         own = table[stage][codes]
         inputs = (own, (-1, -2)) if stage == 0 else (context, (-1, 0, 1))
-        network, bits = _fit_stage(*inputs, codes, corpus.frames, settings, generator)
-        stages.append(_rounded(network, *inputs, corpus.frames, generator))
+        frames = corpus.frames[codes[corpus.frames] < codewords.shape[1]]
+        network, bits = _fit_stage(*inputs, codes, frames, settings, generator)
+        stages.append(_rounded(network, *inputs, frames, generator))
         report(stage, bits)
         context += own
     joined: dict[str, Any] = {
@@ -146,6 +168,7 @@ def _side_by_side(
     for clip in clips:
         for start in range(0, clip.shape[1], chunk_frames):
             chunk = clip[:, start : start + chunk_frames]
+            chunk = np.where(chunk < 0, codebook_size, chunk)
             columns += [chunk, gap]
             counted += [np.ones(chunk.shape[1], bool), np.zeros(_GAP, bool)]
     codes = torch.from_numpy(np.concatenate(columns, axis=1).astype(np.int64))

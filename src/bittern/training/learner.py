@@ -144,7 +144,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         parts = wav.chunk(config.accumulate)
         learnt = []
-        for part, drawn in zip(parts, self._draw_stages(len(wav)), strict=True):
+        for part, drawn in zip(parts, self.draw_stages(len(wav)), strict=True):
             with self.fabric.no_backward_sync(self.autoencoder, enabled=part is not parts[-1]):
                 learnt.append(self._learn_from(part, *drawn))
         before_clipping = self._gradient_norms()
@@ -302,7 +302,7 @@ class Learner:
         )
         self.quantizing = True
 
-    def _draw_stages(self, batch: int) -> list[tuple[Tensor | None, Tensor | None]]:
+    def draw_stages(self, batch: int) -> list[tuple[Tensor | None, Tensor | None]]:
         """Mean stages of this rank's items and whether they are even, [B] each, part by part.
 
         Drawn for the whole batch, so that it does not matter how it was divided.
