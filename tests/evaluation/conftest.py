@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 import soxr
 
-from bittern.evaluation import run
+from bittern.evaluation import arguments, run
 
 RATE = 16_000
 EXAMPLE = Path(__file__).parents[2] / "examples" / "speech.flac"
@@ -50,11 +50,11 @@ class Evaluated:
     said: str
 
 
-def run_evaluate(*arguments: object) -> int:
+def run_evaluate(*given: object) -> int:
     """Run `bittern evaluate` in this process."""
     parser = argparse.ArgumentParser()
-    run.add_arguments(parser)
-    return run.run(parser.parse_args([str(argument) for argument in arguments]))
+    arguments.add_arguments(parser)
+    return run.run(parser.parse_args([str(argument) for argument in given]))
 
 
 @pytest.fixture

@@ -25,4 +25,3 @@ def test_files_are_smaller_and_decode_alike_after_the_fit(tiny_checkpoint, tmp_p
     raw, coded = (codec.compress(wav[:96_000], rate, coder=c) for c in ("raw", "range"))
     assert len(coded) < len(raw)
     assert (codec.decompress(coded).wav == codec.decompress(raw).wav).all()
-

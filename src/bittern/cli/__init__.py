@@ -14,7 +14,6 @@ import bittern
 from bittern.cli.bench import add_bench
 from bittern.cli.coding import add_compress, add_decompress
 from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_verify
-from bittern.cli.losses import add_simulate_loss
 from bittern.cli.options import Parser, report
 from bittern.errors import CodecError
 
@@ -55,7 +54,6 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_trim(commands)
     add_cut(commands)
     add_cat(commands)
-    add_simulate_loss(commands)
     add_bench(commands)
     evaluate = commands.add_parser("evaluate", help="score codecs on a folder of audio")
     evaluate.set_defaults(verbose=0)
@@ -66,7 +64,8 @@ def _parser(argv: list[str]) -> ArgumentParser:
 
 def _add_evaluate(command: ArgumentParser) -> None:
     try:
-        from bittern.evaluation.run import add_arguments, run
+        from bittern.evaluation.arguments import add_arguments
+        from bittern.evaluation.run import run
     except ModuleNotFoundError as error:
         command.error(f"{error.name} is not installed; pip install 'bittern[eval]'")
     add_arguments(command)

@@ -10,31 +10,32 @@ from typing import Any
 
 from bittern import checkpoint
 from bittern.errors import CodecError
+from bittern.evaluation import report
 
 CARD, NOTES = "README.md", "training.md"
 _SHOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "si_sdr", "log_mel")
 
 
-def write_card(folder: Path, report: Path) -> Path:
+def write_card(folder: Path, report_file: Path) -> Path:
     """Write `README.md` into a checkpoint folder.
 
     Args:
         folder: the checkpoint, with its `training.md`.
-        report: `report.json` of an evaluation that includes this checkpoint.
+        report_file: `report.json` of an evaluation that includes this checkpoint.
 
     Raises:
         CodecError: a file is missing, or the report is of other weights.
     """
     loaded = checkpoint.load(folder)
     try:
-        document = json.loads(report.read_text())
+        document = json.loads(report_file.read_text())
         notes = (folder / NOTES).read_text()
     except (OSError, json.JSONDecodeError) as error:
         raise CodecError(f"{error}; a card needs {NOTES} and an evaluation's report.json") from None
     ours = [s for s in document["systems"] if loaded.fingerprint.hex() in s["identity"]]
     if not ours:
         raise CodecError(
-            f"{report} has no system with the weights {loaded.fingerprint.hex()}; evaluate {folder}"
+            f"{report_file} has no system with the weights {loaded.fingerprint.hex()}; evaluate {folder}"
         )
     config = loaded.model.config
     parameters = sum(p.numel() for p in loaded.model.parameters())
@@ -85,15 +86,6 @@ def _table(document: dict[str, Any], systems: list[dict[str, Any]]) -> list[str]
         "|---|---:|" + "---:|" * len(metrics),
     ]
     for system in sorted(systems, key=lambda entry: entry["kbps"]):
-        cells = []
-        for metric in metrics:
-            score = system["scores"].get(metric["key"])
-            if score is None:
-                cells.append("–")
-                continue
-            mean, low, high = (
-                f"{score[k]:.{metric['decimals']}f}" for k in ("mean", "low", "high")
-            )
-            cells.append(f"{mean} ({low} to {high})")
-        rows.append(f"| {system['setting']} | {system['kbps']:.2f} | " + " | ".join(cells) + " |")
+        cells = " | ".join(report.interval(system, metric) for metric in metrics)
+        rows.append(f"| {system['setting']} | {system['kbps']:.2f} | {cells} |")
     return rows

@@ -3,11 +3,11 @@
 What each metric says, and what it does not, is in docs/evaluation.md.
 """
 
+import dataclasses
 import functools
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -15,7 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from bittern.evaluation import dnsmos
-from bittern.metrics import log_mel_distance, log_spectral_distance, si_sdr
+from bittern.evaluation.clips import Clip
+from bittern.evaluation.systems import Row
+from bittern.metrics import log_mel_distance, log_spectral_distance, si_sdr, stoi
 
 if TYPE_CHECKING:
     from visqol import VisqolApi
@@ -38,6 +40,11 @@ class Metric:
     higher_is_better: bool
     decimals: int
     measure: Measure
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {key: value for key, value in vars(self).items() if key != "measure"}
 
 
 class Aligned(NamedTuple):
@@ -68,6 +75,19 @@ def align(estimate: Samples, reference: Samples, sample_rate: int) -> Aligned:
     return Aligned(padded.astype(np.float32), delay)
 
 
+def scored(row: Row, clip: Clip) -> Row:
+    """A coded clip, aligned with its original and with all scores."""
+    aligned = align(row.samples, clip.samples, clip.sample_rate)
+    found = score(aligned.samples, clip.samples, clip.sample_rate)
+    return dataclasses.replace(
+        row,
+        samples=aligned.samples,
+        delay=aligned.delay,
+        values=found.values,
+        failures=found.failures,
+    )
+
+
 def score(estimate: Samples, reference: Samples, sample_rate: int) -> Scores:
     """All metrics of an aligned estimate [T] against its reference [T].
 
@@ -76,9 +96,7 @@ def score(estimate: Samples, reference: Samples, sample_rate: int) -> Scores:
     values, failures = {}, {}
     for metric in METRICS:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", RuntimeWarning)  # pystoi's way to say "too short"
-                value = metric.measure(estimate, reference, sample_rate)
+            value = metric.measure(estimate, reference, sample_rate)
         # Third-party code over whatever audio users have: any error there is this clip's failure.
         except Exception as error:
             failures[metric.key] = _one_line(error)
@@ -95,12 +113,6 @@ def _pesq_wb(estimate: Samples, reference: Samples, sample_rate: int) -> float:
 
     original = _resampled(reference, sample_rate, PESQ_RATE)
     return float(pesq(PESQ_RATE, original, _resampled(estimate, sample_rate, PESQ_RATE), "wb"))
-
-
-def _stoi(estimate: Samples, reference: Samples, sample_rate: int, *, extended: bool) -> float:
-    from pystoi import stoi
-
-    return float(stoi(reference, estimate, sample_rate, extended=extended))
 
 
 def _visqol(estimate: Samples, reference: Samples, sample_rate: int) -> float:
@@ -139,8 +151,8 @@ def _torch_metric(function: Callable[..., torch.Tensor], *, rated: bool = True) 
 
 METRICS = (
     Metric("pesq_wb", "PESQ-WB", "MOS", True, 2, _pesq_wb),
-    Metric("stoi", "STOI", "", True, 3, functools.partial(_stoi, extended=False)),
-    Metric("estoi", "ESTOI", "", True, 3, functools.partial(_stoi, extended=True)),
+    Metric("stoi", "STOI", "", True, 3, functools.partial(stoi, extended=False)),
+    Metric("estoi", "ESTOI", "", True, 3, functools.partial(stoi, extended=True)),
     Metric("visqol", "ViSQOL speech", "MOS", True, 2, _visqol),
     Metric("dnsmos", "DNSMOS", "MOS", True, 2, _dnsmos),
     Metric("si_sdr", "SI-SDR", "dB", True, 1, _torch_metric(si_sdr, rated=False)),

@@ -18,6 +18,11 @@ function rateOf(name) {
   return systems.has(name) ? systems.get(name).kbps.toFixed(1) : "";
 }
 
+/** A p value as text. */
+function chance(p) {
+  return p < 0.001 ? "< .001" : `= ${p.toFixed(3).replace(/^0/, "")}`;
+}
+
 function number(value, metric) {
   return value === undefined ? "–" : value.toFixed(metric.decimals);
 }
@@ -270,7 +275,7 @@ function comparisonRow(other, found) {
       const sign = metric.higher_is_better ? 1 : -1;
       cell.className = low * sign > 0 && high * sign > 0 ? "better" : low * sign < 0 && high * sign < 0 ? "worse" : "";
       const signed = (value) => (value > 0 ? "+" : "") + number(value, metric);
-      cell.append(html("small", {}, `${signed(mean)} (${signed(low)} to ${signed(high)})`));
+      cell.append(html("small", {}, `${signed(mean)} (${signed(low)} to ${signed(high)}), p ${chance(result.p)}`));
     }
     line.append(cell);
   }
