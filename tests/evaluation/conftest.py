@@ -28,6 +28,14 @@ def speech() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
+def speech_file(speech: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A little more than a second, to make nasty sounds of."""
+    path = tmp_path_factory.mktemp("speech") / "speech.wav"
+    sf.write(path, speech[: round(1.2 * RATE)], RATE)
+    return path
+
+
+@pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two clips of 2 s, one at 44.1 kHz in stereo, and everything that cannot be evaluated."""
     folder = tmp_path_factory.mktemp("clips")

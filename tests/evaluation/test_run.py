@@ -190,6 +190,61 @@ def test_a_codec_that_fails_on_clips_is_listed_and_the_run_goes_on(
     assert [s["clips"] for s in report["systems"]] == [1, 0]
 
 
+SHOUT = (
+    "import sys, soundfile as sf; x, r = sf.read(sys.argv[1]); x[100:200] {change}; "
+    "sf.write(sys.argv[2], x, r, format='WAV', subtype='FLOAT')"
+)
+
+
+def test_a_codec_that_blasts_or_gives_no_numbers_is_named_with_the_clip(
+    evaluate, one_clip, tmp_path, capsys
+):
+    arguments = [argument for argument in one_clip if argument not in ("--no-baselines", "-q")]
+    for name, change in (("same", "*= 1"), ("blast", "= 7"), ("none", "= float('nan')")):
+        program = SHOUT.format(change=change)
+        line = f'{name}: "{sys.executable}" -c "{program}" {{in}} {{code}} && cp {{code}} {{out}}'
+        arguments += ["--baseline", line]
+    assert evaluate(*arguments) == 0
+    said = capsys.readouterr().err
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    same, blast, none = document["systems"][1:]
+    assert same["broken"] == []
+    assert same["loudest"]["peak"] == {"clip": "clip.wav", "value": pytest.approx(1, abs=1e-3)}
+    (found,) = blast["broken"]
+    assert found["clip"] == "clip.wav"
+    assert found["faults"][0].startswith("peak ")
+    peak = 7 / np.abs(sf.read(tmp_path / "clip.wav")[0]).max()
+    assert blast["loudest"]["peak"]["value"] == pytest.approx(peak, rel=1e-3)
+    assert none["broken"] == [{"clip": "clip.wav", "faults": ["samples that are not numbers"]}]
+    assert none["loudest"]["peak"]["value"] is None
+    assert f"broken: blast, clip.wav: {', '.join(found['faults'])}\n" in said
+    assert "broken: none, clip.wav: samples that are not numbers\n" in said
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
+    assert [row["broken"] for row in rows[1:]] == [
+        "",
+        "; ".join(found["faults"]),
+        "samples that are not numbers",
+    ]
+
+
+def test_the_worst_clip_of_each_system_and_metric_is_named(evaluated, report):
+    worst = set()
+    for system in report["systems"]:
+        for metric in METRICS:
+            values = {
+                clip["name"]: clip["results"][system["name"]]["scores"][metric.key]
+                for clip in report["clips"]
+            }
+            found = system["scores"][metric.key]["worst"]
+            assert found["value"] == values[found["clip"]]
+            others = sorted(values.values(), reverse=not metric.higher_is_better)
+            assert found["value"] == others[0]
+            worst.add(found["clip"])
+    assert worst == set(CLIPS)
+    line = next(line for line in evaluated.said.splitlines() if line.startswith("worst clips by"))
+    assert "PESQ-WB" in line
+
+
 def test_a_baseline_asked_for_and_missing_is_reported(
     evaluate, tiny_checkpoint, tmp_path, monkeypatch
 ):

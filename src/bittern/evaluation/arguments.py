@@ -7,6 +7,7 @@ from pathlib import Path
 from bittern.config import SEARCH_WIDTH
 from bittern.evaluation import cache, page
 from bittern.evaluation.baselines import BASELINES, TOOLS
+from bittern.evaluation.nasty import EXAMPLE
 from bittern.evaluation.systems import Loss
 
 
@@ -14,7 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `run.run` takes."""
     parser.description = "Score codecs on audio files, with Opus, MP3, AAC and Codec 2 beside them."
     parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="FOLDER_OR_FILE", help="audio to evaluate on"
+        "inputs", nargs="*", type=Path, metavar="FOLDER_OR_FILE", help="audio to evaluate on"
+    )
+    parser.add_argument(
+        "--nasty",
+        nargs="?",
+        type=Path,
+        const=EXAMPLE,
+        metavar="SPEECH",
+        help="instead, try models on hum, clipping, tones, noise and more, made of a file of clean "
+        "speech (default: examples/speech.flac of a checkout)",
     )
     _add_models(parser)
     _add_baselines(parser)

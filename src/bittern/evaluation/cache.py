@@ -22,7 +22,7 @@ from bittern.evaluation.clips import Clip, to_int16
 from bittern.evaluation.systems import Row, System
 
 METRIC_PACKAGES = ("pesq", "pystoi", "visqol-python", "speechmos")
-_KEPT = ("payload_bytes", "file_bytes", "delay", "values", "failures")
+_KEPT = ("payload_bytes", "file_bytes", "delay", "values", "levels", "faults", "failures")
 
 
 class Cache:

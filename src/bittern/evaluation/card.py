@@ -10,7 +10,7 @@ from typing import Any
 
 from bittern import checkpoint
 from bittern.errors import CodecError
-from bittern.evaluation import report
+from bittern.evaluation import nasty, tables
 
 CARD, NOTES = "README.md", "training.md"
 _SHOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "si_sdr", "log_mel")
@@ -21,7 +21,8 @@ def write_card(folder: Path, report_file: Path) -> Path:
 
     Args:
         folder: the checkpoint, with its `training.md`.
-        report_file: `report.json` of an evaluation that includes this checkpoint.
+        report_file: `report.json` of an evaluation that includes this checkpoint; a `nasty.json`
+            beside it is shown too.
 
     Raises:
         CodecError: a file is missing, or the report is of other weights.
@@ -65,11 +66,40 @@ def write_card(folder: Path, report_file: Path) -> Path:
         f"Means over {len(document['clips'])} clips with 95 % bootstrap intervals, at measured "
         f"bitrates, by `{document['command']}`.",
         "",
+        *_nasty(report_file.with_name(nasty.FILE), loaded.fingerprint.hex()),
         notes.strip(),
     ]
     path = folder / CARD
     checkpoint.write_atomically(path, ("\n".join(lines) + "\n").encode())
     return path
+
+
+def _nasty(file: Path, fingerprint: str) -> list[str]:
+    """What `evaluate --nasty` found, if it was run with these weights."""
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text())
+    models = [model for model in found["models"] if fingerprint in model["identity"]]
+    if not models:
+        raise CodecError(f"{file} has no model with the weights {fingerprint}; make it anew")
+    (model, *_) = models
+    broken = [
+        sound for sound in model["sounds"] if any(r["faults"] for r in sound["results"].values())
+    ]
+    return [
+        "## Nasty sounds",
+        "",
+        f"Of {len(model['sounds'])} sounds that recordings may contain {len(broken)} come back broken at "
+        f"one of these settings at least: {', '.join(model['settings'])}. By `{found['command']}`; what "
+        "counts as broken is in docs/evaluation.md.",
+        "",
+        "<details><summary>Sound by sound, settings side by side</summary>",
+        "",
+        *nasty.as_markdown(model),
+        "",
+        "</details>",
+        "",
+    ]
 
 
 def _decodes(loaded: checkpoint.Checkpoint) -> list[str]:
@@ -86,6 +116,6 @@ def _table(document: dict[str, Any], systems: list[dict[str, Any]]) -> list[str]
         "|---|---:|" + "---:|" * len(metrics),
     ]
     for system in sorted(systems, key=lambda entry: entry["kbps"]):
-        cells = " | ".join(report.interval(system, metric) for metric in metrics)
+        cells = " | ".join(tables.interval(system, metric) for metric in metrics)
         rows.append(f"| {system['setting']} | {system['kbps']:.2f} | {cells} |")
     return rows

@@ -1,8 +1,6 @@
-"""Everything that an evaluation found: one JSON document, and a table with a row a result."""
+"""Everything that an evaluation found, as one JSON document; `tables.py` and `page.py` show it."""
 
-import csv
 import datetime
-import io
 import math
 import platform
 from collections.abc import Sequence
@@ -15,9 +13,6 @@ from bittern.evaluation.cache import METRIC_PACKAGES
 from bittern.evaluation.clips import Clip, Rejected
 from bittern.evaluation.scores import METRICS
 from bittern.evaluation.systems import Family, ModelFamily, Row, System
-
-_IN_MARKDOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "log_mel")
-
 
 Document = dict[str, Any]
 
@@ -75,9 +70,11 @@ def _system(
     total = sum(seconds[row.clip] for row in coded)
     scores = {}
     for metric in METRICS:
-        values = [row.values[metric.key] for row in coded if metric.key in row.values]
+        values = {row.clip: row.values[metric.key] for row in coded if metric.key in row.values}
         if values:
-            scores[metric.key] = statistics.mean(values)._asdict()
+            worst = (min if metric.higher_is_better else max)(values, key=values.__getitem__)
+            mean = statistics.mean(list(values.values()))._asdict()
+            scores[metric.key] = mean | {"worst": {"clip": worst, "value": values[worst]}}
     return {
         "name": system.name,
         "family": system.family,
@@ -88,7 +85,19 @@ def _system(
         "kbps": kbps(sum(row.payload_bytes for row in coded), total),
         "file_kbps": kbps(sum(row.file_bytes for row in coded), total),
         "scores": scores,
+        "loudest": _loudest(coded),
+        "broken": [{"clip": row.clip, "faults": list(row.faults)} for row in coded if row.faults],
     }
+
+
+def _loudest(rows: Sequence[Row]) -> Document:
+    """The clips that came back with the greatest peak and energy, over the original's."""
+    found = {}
+    for number, what in enumerate(("peak", "energy")):
+        if rows:
+            row = max(rows, key=lambda row: _order(row.levels[number]))
+            found[what] = {"clip": row.clip, "value": finite(row.levels[number])}
+    return found
 
 
 def _clip(clip: Clip, rows: Sequence[Row]) -> Document:
@@ -104,6 +113,9 @@ def _clip(clip: Clip, rows: Sequence[Row]) -> Document:
                 "kbps": kbps(row.payload_bytes, clip.seconds),
                 "file_kbps": kbps(row.file_bytes, clip.seconds),
                 "delay_ms": 1000 * row.delay / clip.sample_rate,
+                "peak_ratio": finite(row.levels[0]),
+                "energy_ratio": finite(row.levels[1]),
+                "broken": list(row.faults),
                 "scores": row.values,
                 "failures": row.failures,
             }
@@ -159,80 +171,16 @@ def _codebooks(families: Sequence[Family], rows: Sequence[Row]) -> Document:
     return found
 
 
-def as_csv(document: Document) -> str:
-    """A row for each clip and system; empty where a score failed."""
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    keys = [metric["key"] for metric in document["metrics"]]
-    systems = {system["name"]: system for system in document["systems"]}
-    sizes = ["seconds", "payload_bytes", "file_bytes", "kbps", "file_kbps"]
-    writer.writerow(["clip", "family", "setting", *sizes, *keys, "failures"])
-    for clip in document["clips"]:
-        for name, row in clip["results"].items():
-            writer.writerow(
-                [
-                    *(clip["name"], systems[name]["family"], systems[name]["setting"]),
-                    *(f"{clip['seconds']:.3f}", row["payload_bytes"], row["file_bytes"]),
-                    *(f"{row[rate]:.3f}" for rate in ("kbps", "file_kbps")),
-                    *(f"{row['scores'][k]:.5g}" if k in row["scores"] else "" for k in keys),
-                    "; ".join(f"{what}: {why}" for what, why in row["failures"].items()),
-                ]
-            )
-    return table.getvalue()
+def _order(value: float) -> float:
+    """Greater than all, where it is no number."""
+    return value if value == value else math.inf
+
+
+def finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def kbps(count: int, seconds: float) -> float:
     """Bytes over seconds in kbit/s; 0 for no audio."""
     return 8 * count / seconds / 1000 if seconds else 0.0
-
-
-def as_text(document: Document) -> str:
-    """A table for the terminal: one line a system, by measured bitrate."""
-    shown = [metric for metric in document["metrics"] if metric["key"] != "stoi"]
-    width = max(len(system["name"]) for system in document["systems"])
-    lines = [f"{'':{width}} {'kbit/s':>7} " + " ".join(f"{_short(m['label']):>8}" for m in shown)]
-    for system in _by_bitrate(document):
-        cells = []
-        for metric in shown:
-            value = system["scores"].get(metric["key"], {}).get("mean", math.nan)
-            cells.append(f"{value:8.{metric['decimals']}f}" if value == value else f"{'-':>8}")
-        lines.append(f"{system['name']:{width}} {system['kbps']:7.2f} " + " ".join(cells))
-    return "\n".join(lines)
-
-
-def as_markdown(document: Document) -> str:
-    """The same for a README, with intervals."""
-    shown = [metric for metric in document["metrics"] if metric["key"] in _IN_MARKDOWN]
-    seconds = sum(clip["seconds"] for clip in document["clips"])
-    lines = [
-        "| codec | kbit/s | " + " | ".join(metric["label"] for metric in shown) + " |",
-        "|---|---:|" + "---:|" * len(shown),
-    ]
-    for system in _by_bitrate(document):
-        name = f"**{system['name']}**" if system["is_model"] else system["name"]
-        cells = " | ".join(interval(system, metric) for metric in shown)
-        lines.append(f"| {name} | {system['kbps']:.2f} | {cells} |")
-    lines += [
-        "",
-        f"Means over {len(document['clips'])} clips ({seconds / 60:.1f} minutes) with 95 % bootstrap "
-        "intervals; measured bitrates, without container.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def interval(system: Document, metric: Document) -> str:
-    """A system's mean score with its interval, as Markdown."""
-    score = system["scores"].get(metric["key"])
-    if score is None:
-        return "–"
-    mean, low, high = (f"{score[key]:.{metric['decimals']}f}" for key in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
-
-
-def _by_bitrate(document: Document) -> list[Document]:
-    return sorted(document["systems"], key=lambda system: system["kbps"])
-
-
-def _short(label: str) -> str:
-    words = {"Log-mel distance": "log-mel", "Log-spectral distance": "LSD"}
-    return words.get(label, label.removesuffix(" speech"))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from bittern.audio.atomic import atomic_path
 from bittern.errors import AudioError, CodecError, ConfigError
-from bittern.evaluation import baselines, cache, clips, page, plots, report, scores
+from bittern.evaluation import baselines, cache, clips, nasty, page, plots, report, scores, tables
 from bittern.evaluation.baselines import TOOLS
 from bittern.evaluation.cache import Cache
 from bittern.evaluation.clips import Clip, Rejected
@@ -66,6 +66,10 @@ def run(args: argparse.Namespace) -> int:
     _require_packages()
     if args.jobs < 1:
         raise ConfigError(f"--jobs is {args.jobs}; give 1 or more")
+    if bool(args.inputs) == bool(args.nasty):
+        raise ConfigError("give audio to evaluate on, or --nasty")
+    if args.nasty:
+        return _try_nasty_sounds(args, say)
     models = _models(args)
     tools, missing = _tools(args)
     for line in missing:
@@ -85,12 +89,28 @@ def run(args: argparse.Namespace) -> int:
             rows=rows,
             rejected=rejected,
             missing=missing,
-            command=shlex.join(["bittern", *map(_without_folders, sys.argv[1:])]),
+            command=_command(),
         )
         _write(document, usable, families, Cache(folder), args)
     _tell(document, rows, args.out, say)
     complete = not document["failures"] and not rejected and not (missing and args.baseline)
     return 0 if complete else INCOMPLETE
+
+
+def _try_nasty_sounds(args: argparse.Namespace, say: Callable[[str], None]) -> int:
+    args.stages = args.stages or (None if args.bitrates else nasty.STAGES)
+    models = _models(args)
+    with _pool(args.jobs) as pool:
+        found = nasty.document(models, args.nasty, pool.map if pool else map)
+    found["command"] = _command()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(args.out / nasty.FILE) as path:
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    lines = nasty.broken(found)
+    if not args.quiet:
+        print(nasty.as_text(found))  # noqa: T201 (what was asked for)
+    say(f"{len(lines)} broken; {args.out / nasty.FILE}")
+    return INCOMPLETE if lines else 0
 
 
 def work(task: Task) -> list[Row]:
@@ -147,17 +167,27 @@ def _evaluate(
 
 
 def _parallel(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, list[Row]]]:
+    with _pool(min(jobs, len(tasks))) as pool:
+        if pool is None:
+            for task in tasks:
+                yield task, work(task)
+            return
+        waiting = {pool.submit(work, task): task for task in tasks}
+        for future in as_completed(waiting):
+            yield waiting[future], future.result()
+
+
+@contextlib.contextmanager
+def _pool(jobs: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Worker processes, or none for one job: this process does it."""
     if jobs == 1:
-        for task in tasks:
-            yield task, work(task)
+        yield None
         return
     with ProcessPoolExecutor(
-        max_workers=min(jobs, len(tasks)), mp_context=get_context("spawn"), initializer=_one_thread
+        max_workers=jobs, mp_context=get_context("spawn"), initializer=_one_thread
     ) as pool:
-        waiting = {pool.submit(work, task): task for task in tasks}
         try:
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
+            yield pool
         finally:  # on an interrupt what is done is in the cache; the rest need not begin
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -222,8 +252,8 @@ def _write(
 ) -> None:
     texts = {
         "report.json": json.dumps(document, indent=1, ensure_ascii=False) + "\n",
-        "scores.csv": report.as_csv(document),
-        "scores.md": report.as_markdown(document),
+        "scores.csv": tables.as_csv(document),
+        "scores.md": tables.as_markdown(document),
     }
     for name, text in texts.items():
         with atomic_path(args.out / name) as path:
@@ -235,7 +265,7 @@ def _write(
 def _tell(
     document: dict[str, Any], rows: Sequence[Row], out: Path, say: Callable[[str], None]
 ) -> None:
-    say(report.as_text(document))
+    say(f"{tables.as_text(document)}\n\n{tables.worst_as_text(document)}\n")
     failures = document["failures"]
     for failure in failures:
         say("bittern: {clip}, {system}: {what} failed: {reason}".format(**failure))
@@ -259,6 +289,10 @@ def _cache_folder(args: argparse.Namespace) -> Iterator[Path]:
 def _with_folder(model: ModelFamily) -> ModelFamily:
     """A model among others of its name, told apart by its folder."""
     return replace(model, name=f"{model.name} ({model.folder.name}, {model.fingerprint[:6]})")
+
+
+def _command() -> str:
+    return shlex.join(["bittern", *map(_without_folders, sys.argv[1:])])
 
 
 def _without_folders(argument: str) -> str:

@@ -14,6 +14,7 @@ import soxr
 import torch
 from numpy.typing import NDArray
 
+from bittern import stress
 from bittern.evaluation import dnsmos
 from bittern.evaluation.clips import Clip
 from bittern.evaluation.systems import Row
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 PESQ_RATE = 16_000  # Hz, of PESQ-WB and of ViSQOL's speech mode
 LONGEST_DELAY_SECONDS = 0.25
-RECIPE = "1"  # part of every cache key; count up when a score changes its meaning
+RECIPE = "2"  # part of every cache key; count up when a score changes its meaning
 
 Samples = NDArray[np.floating]
 Measure = Callable[[Samples, Samples, int], float]  # estimate, reference, sample rate
@@ -76,14 +77,17 @@ def align(estimate: Samples, reference: Samples, sample_rate: int) -> Aligned:
 
 
 def scored(row: Row, clip: Clip) -> Row:
-    """A coded clip, aligned with its original and with all scores."""
-    aligned = align(row.samples, clip.samples, clip.sample_rate)
+    """A coded clip, aligned with its original, with all scores and what is broken about it."""
+    heard = np.nan_to_num(row.samples, nan=0.0, posinf=1.0, neginf=-1.0)
+    aligned = align(heard, clip.samples, clip.sample_rate)
     found = score(aligned.samples, clip.samples, clip.sample_rate)
     return dataclasses.replace(
         row,
         samples=aligned.samples,
         delay=aligned.delay,
         values=found.values,
+        levels=tuple(stress.levels(row.samples, clip.samples)),
+        faults=tuple(stress.faults(row.samples, clip.samples, found.values.get("estoi"))),
         failures=found.failures,
     )
 

@@ -57,6 +57,8 @@ class Row:
     codes: NDArray[np.int64] | None = None  # [k, F], of a Bittern model at its most stages
     delay: int = 0  # samples by which the decoded audio lagged
     values: dict[str, float] = field(default_factory=dict)  # scores
+    levels: tuple[float, float] = (1.0, 1.0)  # peak and energy, over the original's (`stress.py`)
+    faults: tuple[str, ...] = ()  # why the decoded audio is broken
     failures: dict[str, str] = field(default_factory=dict)  # what failed ("coding", a metric): why
     from_cache: bool = False
 

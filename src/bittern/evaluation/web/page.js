@@ -242,7 +242,10 @@ function showScores() {
     for (const metric of report.metrics) {
       const score = system.scores[metric.key];
       const cell = html("td", {}, number(score?.mean, metric));
-      if (score) cell.append(html("small", {}, `${number(score.low, metric)} to ${number(score.high, metric)}`));
+      if (score) {
+        cell.append(html("small", {}, `${number(score.low, metric)} to ${number(score.high, metric)}`));
+        cell.title = `worst: ${number(score.worst.value, metric)}, ${score.worst.clip}`;
+      }
       line.append(cell);
     }
     line.className = system.is_model ? "model" : "";
@@ -303,10 +306,12 @@ function showTroubles() {
   const lines = [
     ...report.missing,
     ...report.rejected.map((entry) => `${entry.clip}: left out, ${entry.reason}`),
+    ...report.systems.flatMap((system) => system.broken.map(
+      (entry) => `${entry.clip}, ${system.name}: broken, ${entry.faults.join(", ")}`)),
     ...report.failures.map((entry) => `${entry.clip}, ${entry.system}: ${entry.what} failed, ${entry.reason}`),
   ];
   if (!lines.length) return;
-  at("troubles").append(html("h3", {}, "Not evaluated"), html("ul", {}, ...lines.map((line) => html("li", {}, line))));
+  at("troubles").append(html("h3", {}, "Broken or not evaluated"), html("ul", {}, ...lines.map((line) => html("li", {}, line))));
 }
 
 function setUpFigures() {
