@@ -7,6 +7,7 @@ second run with one new clip codes and scores that clip only, whatever the files
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -21,7 +22,8 @@ from bittern.evaluation import scores
 from bittern.evaluation.clips import Clip, to_int16
 from bittern.evaluation.systems import Row, System
 
-METRIC_PACKAGES = ("pesq", "pystoi", "visqol-python", "speechmos")
+METRIC_PACKAGES = ["pesq", "pystoi", "visqol-python", "speechmos"]
+METRIC_PACKAGES += ["distillmos"] if importlib.util.find_spec("distillmos") else []
 _KEPT = ("payload_bytes", "file_bytes", "delay", "values", "levels", "faults", "failures")
 
 

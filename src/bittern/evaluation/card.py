@@ -13,7 +13,7 @@ from bittern.errors import CodecError
 from bittern.evaluation import nasty, tables
 
 CARD, NOTES = "README.md", "training.md"
-_SHOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "si_sdr", "log_mel")
+_SHOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "plcmos", "si_sdr", "log_mel")
 
 
 def write_card(folder: Path, report_file: Path) -> Path:

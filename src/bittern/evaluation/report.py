@@ -72,7 +72,8 @@ def _system(
     for metric in METRICS:
         values = {row.clip: row.values[metric.key] for row in coded if metric.key in row.values}
         if values:
-            worst = (min if metric.higher_is_better else max)(values, key=values.__getitem__)
+            lowest = min if metric.higher_is_better else max
+            worst = lowest(values, key=lambda clip: metric.ranked(values[clip]))
             mean = statistics.mean(list(values.values()))._asdict()
             scores[metric.key] = mean | {"worst": {"clip": worst, "value": values[worst]}}
     return {
@@ -142,10 +143,14 @@ def _comparisons(families: Sequence[Family], rows: Sequence[Row]) -> list[Docume
         metrics = {}
         for metric in METRICS:
             one, two = (
-                {name: v[metric.key] for name, v in by_system[s].items() if metric.key in v}
+                {
+                    n: metric.ranked(v[metric.key])
+                    for n, v in by_system[s].items()
+                    if metric.key in v
+                }
                 for s in (first, second)
             )
-            result = statistics.compare(one, two, higher_is_better=metric.higher_is_better)
+            result = statistics.compare(one, two, higher_is_better=bool(metric.higher_is_better))
             if result:
                 difference = result.difference._asdict()
                 metrics[metric.key] = result._asdict() | {"difference": difference}

@@ -5,6 +5,7 @@ What each metric says, and what it does not, is in docs/evaluation.md.
 
 import dataclasses
 import functools
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,10 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from bittern import stress
-from bittern.evaluation import dnsmos
+from bittern.evaluation import opinions
 from bittern.evaluation.clips import Clip
 from bittern.evaluation.systems import Row
-from bittern.metrics import log_mel_distance, log_spectral_distance, si_sdr, stoi
+from bittern.metrics import (
+    log_mel_distance,
+    log_spectral_distance,
+    si_sdr,
+    spectral_spread,
+    stoi,
+)
 
 if TYPE_CHECKING:
     from visqol import VisqolApi
@@ -38,9 +45,13 @@ class Metric:
     key: str
     label: str
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None  # None: the nearer to 0 the better
     decimals: int
     measure: Measure
+
+    def ranked(self, value: float) -> float:
+        """What decides which of two values is better: the higher one, or else the lower."""
+        return abs(value) if self.higher_is_better is None else value
 
     @property
     def about(self) -> dict[str, Any]:
@@ -125,9 +136,14 @@ def _visqol(estimate: Samples, reference: Samples, sample_rate: int) -> float:
     return float(_visqol_speech().measure_from_arrays(original, decoded, PESQ_RATE).moslqo)
 
 
-def _dnsmos(estimate: Samples, reference: Samples, sample_rate: int) -> float:
-    del reference  # an opinion of the estimate by itself
-    return dnsmos.dnsmos(_resampled(estimate, sample_rate, dnsmos.RATE)).overall
+def _opinion(judge: Callable[[Samples], float]) -> Measure:
+    """A judge who does not hear the reference."""
+
+    def measure(estimate: Samples, reference: Samples, sample_rate: int) -> float:
+        del reference
+        return judge(_resampled(estimate, sample_rate, opinions.RATE))
+
+    return measure
 
 
 @functools.cache
@@ -153,15 +169,25 @@ def _torch_metric(function: Callable[..., torch.Tensor], *, rated: bool = True) 
     return measure
 
 
+def _distillmos() -> list[Metric]:
+    """A third judge, where it is installed."""
+    if importlib.util.find_spec("distillmos") is None:
+        return []
+    return [Metric("distillmos", "DistillMOS", "MOS", True, 2, _opinion(opinions.distillmos))]
+
+
 METRICS = (
     Metric("pesq_wb", "PESQ-WB", "MOS", True, 2, _pesq_wb),
     Metric("stoi", "STOI", "", True, 3, functools.partial(stoi, extended=False)),
     Metric("estoi", "ESTOI", "", True, 3, functools.partial(stoi, extended=True)),
     Metric("visqol", "ViSQOL speech", "MOS", True, 2, _visqol),
-    Metric("dnsmos", "DNSMOS", "MOS", True, 2, _dnsmos),
+    Metric("dnsmos", "DNSMOS", "MOS", True, 2, _opinion(lambda s: opinions.dnsmos(s).overall)),
+    Metric("plcmos", "PLCMOS", "MOS", True, 2, _opinion(opinions.plcmos)),
+    *_distillmos(),
     Metric("si_sdr", "SI-SDR", "dB", True, 1, _torch_metric(si_sdr, rated=False)),
     Metric("log_mel", "Log-mel distance", "dB", False, 2, _torch_metric(log_mel_distance)),
     Metric("lsd", "Log-spectral distance", "dB", False, 2, _torch_metric(log_spectral_distance)),
+    Metric("spread", "Spectral spread", "dB", None, 2, _torch_metric(spectral_spread)),
 )
 
 

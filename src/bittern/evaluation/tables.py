@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from bittern.evaluation.report import Document
 
-_IN_MARKDOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "log_mel")
+_IN_MARKDOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "plcmos", "log_mel")
 
 
 def as_csv(document: Document) -> str:
@@ -114,5 +114,10 @@ def _by_bitrate(document: Document) -> list[Document]:
 
 
 def _short(label: str) -> str:
-    words = {"Log-mel distance": "log-mel", "Log-spectral distance": "LSD"}
+    words = {
+        "Log-mel distance": "log-mel",
+        "Log-spectral distance": "LSD",
+        "Spectral spread": "spread",
+        "DistillMOS": "Distill",
+    }
     return words.get(label, label.removesuffix(" speech"))

@@ -18,6 +18,11 @@ function rateOf(name) {
   return systems.has(name) ? systems.get(name).kbps.toFixed(1) : "";
 }
 
+function better(metric) {
+  if (metric.higher_is_better === null) return "nearer to 0";
+  return metric.higher_is_better ? "higher" : "lower";
+}
+
 /** A p value as text. */
 function chance(p) {
   return p < 0.001 ? "< .001" : `= ${p.toFixed(3).replace(/^0/, "")}`;
@@ -47,7 +52,7 @@ function showCurves(key) {
   const metric = metrics.get(key);
   drawCurves(at("plot"), report, metric, report.colours);
   at("metric-direction").textContent = `${metric.label}${metric.unit ? ` in ${metric.unit}` : ""}: `
-    + `${metric.higher_is_better ? "higher" : "lower"} is better.`;
+    + `${better(metric)} is better.`;
   for (const button of at("metric-choices").children) {
     button.setAttribute("aria-pressed", String(button.dataset.key === key));
   }
