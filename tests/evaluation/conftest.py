@@ -65,7 +65,7 @@ def run_evaluate(*given: object) -> int:
     return run.run(parser.parse_args([str(argument) for argument in given]))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def evaluate() -> Callable[..., int]:
     return run_evaluate
 

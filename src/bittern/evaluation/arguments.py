@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("report"), help="folder to write to (default: report)"
     )
+    parser.add_argument(
+        "--save-audio",
+        type=Path,
+        metavar="DIR",
+        help="write all decoded clips and the originals as DIR/SYSTEM/CLIP.wav, for other scorers",
+    )
     page.add_arguments(parser)
     parser.add_argument(
         "--jobs",

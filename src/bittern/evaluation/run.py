@@ -24,7 +24,18 @@ from tqdm import tqdm
 
 from bittern.audio.atomic import atomic_path
 from bittern.errors import AudioError, CodecError, ConfigError
-from bittern.evaluation import baselines, cache, clips, nasty, page, plots, report, scores, tables
+from bittern.evaluation import (
+    baselines,
+    cache,
+    clips,
+    nasty,
+    page,
+    plots,
+    report,
+    saved,
+    scores,
+    tables,
+)
 from bittern.evaluation.baselines import TOOLS
 from bittern.evaluation.cache import Cache
 from bittern.evaluation.clips import Clip, Rejected
@@ -258,6 +269,9 @@ def _write(
     for name, text in texts.items():
         with atomic_path(args.out / name) as path:
             path.write_text(text, encoding="utf-8")
+    if args.save_audio:
+        systems = [system for family in families for system in family.systems]
+        saved.save(usable, systems, store, args.save_audio)
     plots.write(document, args.out)
     page.write(document, usable, families, store, args.out, page.options(args))
 
