@@ -61,6 +61,7 @@ bench: setup  ## Speed against EnCodec on one thread, and of the training loop a
 
 evaluate: setup  ## Score the default codec beside Opus and others: make evaluate DATA=FOLDER
 	$(BIN)/bittern evaluate $(DATA) --out build/report
+	$(BIN)/bittern evaluate --nasty --out build/report
 
 train: setup  ## Train the default codec: make train DATA=FOLDER
 	$(BIN)/bittern train data.root=$(DATA)

@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from bittern.metrics import log_mel_distance, log_spectral_distance, si_sdr
+from bittern.metrics import (
+    log_mel_distance,
+    log_spectral_distance,
+    si_sdr,
+    spectral_spread,
+    stoi,
+)
 
 RATE = 16_000
 
@@ -19,6 +25,7 @@ def test_equal_signals_score_best():
     assert si_sdr(signal, signal) == 100
     assert log_mel_distance(signal, signal, RATE) == 0
     assert log_spectral_distance(signal, signal, RATE) == 0
+    assert spectral_spread(signal, signal, RATE) == 0
 
 
 def test_si_sdr_is_the_ratio_of_powers_in_decibels():
@@ -42,6 +49,30 @@ def test_a_gain_of_six_decibels_is_a_log_distance_of_six():
     assert log_spectral_distance(2 * signal, signal, RATE).item() == pytest.approx(6.02, abs=0.01)
 
 
+def test_the_spread_of_noise_is_that_of_a_rayleigh_variable():
+    """That is 5.57 dB for 20 log10 of it; silence at the floor has none."""
+    wide = noise(20 * RATE)
+    nothing = torch.zeros_like(wide)  # at the floor everywhere
+    found = spectral_spread(wide, nothing, RATE).item()
+    # nine neighbours, which a Hann window makes alike, spread a little less
+    assert 4.3 < found < 5.57
+    assert spectral_spread(0.1 * wide, nothing, RATE).item() == pytest.approx(found, abs=0.02)
+    assert spectral_spread(nothing, wide, RATE).item() == pytest.approx(-found)
+
+
+def test_speech_averaged_over_frequency_is_too_even():
+    signal = noise(4 * RATE)
+    spectrum = torch.stft(signal, 512, 128, window=torch.hann_window(512), return_complex=True)
+    even = spectrum.abs().mean(dim=0, keepdim=True) * torch.exp(1j * spectrum.angle())
+    smooth = torch.istft(even, 512, 128, window=torch.hann_window(512), length=len(signal))
+    assert spectral_spread(smooth, signal, RATE) < -1
+
+
+def test_stoi_of_speech_too_short_is_refused():
+    with pytest.raises(ValueError, match="too few frames"):
+        stoi(noise(2000).numpy(), noise(2000).numpy(), RATE, extended=True)
+
+
 def test_more_noise_is_farther():
     signal = noise(RATE)
     near, far = signal + 0.01 * noise(RATE, seed=1), signal + noise(RATE, seed=1)
@@ -57,6 +88,7 @@ def test_leading_axes_are_kept_and_any_length_is_finite(shape):
         si_sdr(other, signal),
         log_mel_distance(other, signal, RATE),
         log_spectral_distance(other, signal, RATE),
+        spectral_spread(other, signal, RATE),
     ):
         assert values.shape == shape[:-1]
         assert values.isfinite().all()

@@ -1,11 +1,15 @@
-"""Distances between two waveforms that need nothing but torch: pure functions, no state.
+"""Distances between two waveforms, for training's validation and `bittern evaluate`.
 
-Training's validation and `bittern evaluate` share them. Signals must be aligned and equally long.
-Every function takes [..., T], keeps the leading axes and gives one number for each signal. PESQ,
-STOI and ViSQOL, which come from other packages, are in `evaluation/scores.py`.
+Pure functions; signals must be aligned and equally long. But for `stoi`, each takes [..., T], keeps
+the leading axes and gives one number for each signal. What only the evaluation needs (PESQ, ViSQOL
+and opinions without an original) is there.
 """
 
+import warnings
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bittern.spectral import mel_filterbank, stft
@@ -93,6 +97,61 @@ def log_spectral_distance(estimate: Tensor, reference: Tensor, sample_rate: int)
     n_fft = _window_samples(sample_rate, seconds=0.032)
     first, second = (_decibels(_power(signal, n_fft)) for signal in (estimate, reference))
     return (first - second).square().mean(dim=-2).sqrt().mean(dim=-1)
+
+
+def spectral_spread(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
+    """How much rougher an estimate's spectrum is than the reference's, in dB; 0 is alike.
+
+    The standard deviation of log magnitudes over nine neighbouring frequencies, averaged over
+    frequencies and frames (windows as in `log_spectral_distance`), of the estimate less that of the
+    reference. Below 0 spectra are too even, as if averaged over what might have been; such speech
+    sounds dull or metallic. Above 0 they are too rough.
+
+    Args:
+        estimate: [..., T].
+        reference: [..., T].
+        sample_rate: Hz.
+
+    Returns:
+        [...], dB.
+    """
+    _check(estimate, reference)
+    n_fft = _window_samples(sample_rate, seconds=0.032)
+    spreads = [
+        _decibels(_power(signal, n_fft)).unfold(-2, 9, 1).std(dim=-1, correction=0)
+        for signal in (estimate, reference)
+    ]
+    return (spreads[0] - spreads[1]).mean(dim=(-2, -1))
+
+
+def stoi(
+    estimate: NDArray[np.floating],
+    reference: NDArray[np.floating],
+    sample_rate: int,
+    *,
+    extended: bool,
+) -> float:
+    """Short-time objective intelligibility of one signal, up to 1; by the package `pystoi`.
+
+    Args:
+        estimate: [T].
+        reference: [T], of speech.
+        sample_rate: Hz.
+        extended: ESTOI, which also compares across bands and is stricter.
+
+    Raises:
+        ValueError: too few frames with speech to tell.
+
+    Source: Taal et al. (IEEE TASLP 19(7), 2011); Jensen and Taal (IEEE TASLP 24(11), 2016).
+    """
+    import pystoi
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # its way to say so
+        try:
+            return float(pystoi.stoi(reference, estimate, sample_rate, extended=extended))
+        except RuntimeWarning:
+            raise ValueError("too few frames with speech; STOI needs 0.4 s of it") from None
 
 
 def _check(estimate: Tensor, reference: Tensor) -> None:

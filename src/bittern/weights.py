@@ -118,11 +118,11 @@ def _read_state(folder: Path) -> dict[str, Tensor]:
 
 def _tell_stages(state: dict[str, Tensor], model: CodecModel) -> None:
     """Give a decoder that was not told a frame's stages one more input, which it does not use yet."""
-    key = "decoder.0.conv.weight"
-    own = model.decoder.state_dict().get("0.conv.weight")
-    told = model.config.counts_stages and own is not None and key in state
-    if told and own.shape[1] == state[key].shape[1] + 1:
-        state[key] = torch.nn.functional.pad(state[key], (0, 0, 0, 1))
+    own, given = model.state_dict(), "decoder.0.conv.weight"
+    if model.config.counts_stages and given in own and given in state:
+        missing = own[given].shape[1] - state[given].shape[1]
+        if missing == 1:
+            state[given] = torch.nn.functional.pad(state[given], (0, 0, 0, 1))
 
 
 def _fill(

@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 import soxr
 
-from bittern.evaluation import run
+from bittern.evaluation import arguments, run
 
 RATE = 16_000
 EXAMPLE = Path(__file__).parents[2] / "examples" / "speech.flac"
@@ -25,6 +25,14 @@ def excerpt(start: float, seconds: float) -> np.ndarray:
 def speech() -> np.ndarray:
     """Four seconds at 16 kHz, [T]."""
     return excerpt(0.0, 4.0)
+
+
+@pytest.fixture(scope="session")
+def speech_file(speech: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A little more than a second, to make nasty sounds of."""
+    path = tmp_path_factory.mktemp("speech") / "speech.wav"
+    sf.write(path, speech[: round(1.2 * RATE)], RATE)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -50,14 +58,14 @@ class Evaluated:
     said: str
 
 
-def run_evaluate(*arguments: object) -> int:
+def run_evaluate(*given: object) -> int:
     """Run `bittern evaluate` in this process."""
     parser = argparse.ArgumentParser()
-    run.add_arguments(parser)
-    return run.run(parser.parse_args([str(argument) for argument in arguments]))
+    arguments.add_arguments(parser)
+    return run.run(parser.parse_args([str(argument) for argument in given]))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def evaluate() -> Callable[..., int]:
     return run_evaluate
 

@@ -16,6 +16,7 @@ from PIL import Image
 from bittern.errors import AudioError, ConfigError, ModelError
 from bittern.evaluation import run
 from bittern.evaluation.scores import METRICS
+from bittern.evaluation.systems import Row
 
 ROOT = Path(__file__).parents[2]
 CLIPS = ["below/stereo & <b>44100.flac", "one.wav"]
@@ -131,14 +132,14 @@ def test_a_second_run_with_one_new_clip_does_only_that_clip(
     shutil.copy(clip_folder / "one.wav", tmp_path / "renamed.wav")
     speech, rate = sf.read(ROOT / "examples" / "speech.flac", start=80_000, frames=24_000)
     sf.write(tmp_path / "new.wav", speech, rate)
-    did: list[run.Outcome] = []
+    did: list[Row] = []
     work = run.work
     monkeypatch.setattr(run, "work", lambda task: did.extend(work(task)) or did[-3:])
     arguments = [tmp_path, "--model", tiny_checkpoint, "--stages", "2,4,8", "--no-baselines"]
     arguments += ["--out", tmp_path / "out", "--cache", cache_folder, "--jobs", "1", "-q"]
     assert evaluate(*arguments) == 0
-    assert {o.result.clip for o in did if o.from_cache} == {"renamed.wav"}
-    assert {o.result.clip for o in did if not o.from_cache} == {"new.wav"}
+    assert {row.clip for row in did if row.from_cache} == {"renamed.wav"}
+    assert {row.clip for row in did if not row.from_cache} == {"new.wav"}
     first = json.loads((evaluated.out / "report.json").read_text())["clips"][1]["results"]
     again = json.loads((tmp_path / "out" / "report.json").read_text())["clips"][1]["results"]
     assert again["tiny-test 2 stages"] == first["tiny-test 2 stages"]
@@ -189,6 +190,61 @@ def test_a_codec_that_fails_on_clips_is_listed_and_the_run_goes_on(
     assert [s["clips"] for s in report["systems"]] == [1, 0]
 
 
+SHOUT = (
+    "import sys, soundfile as sf; x, r = sf.read(sys.argv[1]); x[100:200] {change}; "
+    "sf.write(sys.argv[2], x, r, format='WAV', subtype='FLOAT')"
+)
+
+
+def test_a_codec_that_blasts_or_gives_no_numbers_is_named_with_the_clip(
+    evaluate, one_clip, tmp_path, capsys
+):
+    arguments = [argument for argument in one_clip if argument not in ("--no-baselines", "-q")]
+    for name, change in (("same", "*= 1"), ("blast", "= 7"), ("none", "= float('nan')")):
+        program = SHOUT.format(change=change)
+        line = f'{name}: "{sys.executable}" -c "{program}" {{in}} {{code}} && cp {{code}} {{out}}'
+        arguments += ["--baseline", line]
+    assert evaluate(*arguments) == 0
+    said = capsys.readouterr().err
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    same, blast, none = document["systems"][1:]
+    assert same["broken"] == []
+    assert same["loudest"]["peak"] == {"clip": "clip.wav", "value": pytest.approx(1, abs=1e-3)}
+    (found,) = blast["broken"]
+    assert found["clip"] == "clip.wav"
+    assert found["faults"][0].startswith("peak ")
+    peak = 7 / np.abs(sf.read(tmp_path / "clip.wav")[0]).max()
+    assert blast["loudest"]["peak"]["value"] == pytest.approx(peak, rel=1e-3)
+    assert none["broken"] == [{"clip": "clip.wav", "faults": ["samples that are not numbers"]}]
+    assert none["loudest"]["peak"]["value"] is None
+    assert f"broken: blast, clip.wav: {', '.join(found['faults'])}\n" in said
+    assert "broken: none, clip.wav: samples that are not numbers\n" in said
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").read_text().splitlines()))
+    assert [row["broken"] for row in rows[1:]] == [
+        "",
+        "; ".join(found["faults"]),
+        "samples that are not numbers",
+    ]
+
+
+def test_the_worst_clip_of_each_system_and_metric_is_named(evaluated, report):
+    worst = set()
+    for system in report["systems"]:
+        for metric in METRICS:
+            values = {
+                clip["name"]: clip["results"][system["name"]]["scores"][metric.key]
+                for clip in report["clips"]
+            }
+            found = system["scores"][metric.key]["worst"]
+            assert found["value"] == values[found["clip"]]
+            ranks = sorted(values.values(), key=metric.ranked, reverse=not metric.higher_is_better)
+            assert found["value"] == ranks[0]
+            worst.add(found["clip"])
+    assert worst == set(CLIPS)
+    line = next(line for line in evaluated.said.splitlines() if line.startswith("worst clips by"))
+    assert "PESQ-WB" in line
+
+
 def test_a_baseline_asked_for_and_missing_is_reported(
     evaluate, tiny_checkpoint, tmp_path, monkeypatch
 ):
@@ -198,6 +254,41 @@ def test_a_baseline_asked_for_and_missing_is_reported(
     assert evaluate(*arguments) == 2
     (missing,) = json.loads((tmp_path / "report.json").read_text())["missing"]
     assert "opus-tools" in missing
+
+
+def test_losses_and_bitrates_are_evaluated_like_any_setting(evaluate, one_clip, tmp_path):
+    assert evaluate(*one_clip, "--bitrates", "0.6,1.2", "--loss", "0.3,2") == 0
+    document = json.loads((tmp_path / "out" / "report.json").read_text())
+    by_family: dict[str, list[str]] = {}
+    for system in document["systems"]:
+        by_family.setdefault(system["family"], []).append(system["setting"])
+        assert system["scores"].keys() == {metric.key for metric in METRICS}
+    assert by_family == {
+        "tiny-test": ["2 stages"],
+        "tiny-test, 30 % lost by 2": ["2 stages"],
+        "tiny-test by bitrate": ["0.6 kbit/s", "1.2 kbit/s"],
+        "tiny-test by bitrate, 30 % lost by 2": ["0.6 kbit/s", "1.2 kbit/s"],
+    }
+    assert list(document["codebooks"]) == ["tiny-test"]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (["--loss", "0.1"], "'0.1' is not a share and a mean burst such as 0.1,1.5"),
+        (["--bitrates", "3,fast"], "'3,fast' is not a list of kbit/s such as 3,6"),
+        (["--stages", "0"], "'0' is not a list such as 4,8,16"),
+    ],
+)
+def test_what_is_no_list_is_refused_in_one_line(capsys, option, said):
+    from bittern.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "clips", *option])
+    assert stop.value.code != 0
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
 
 
 def test_wrong_arguments_are_refused_before_any_work(evaluate, tiny_checkpoint, tmp_path):
@@ -216,11 +307,18 @@ def test_wrong_arguments_are_refused_before_any_work(evaluate, tiny_checkpoint, 
         evaluate(tmp_path, "--model", tiny_checkpoint, "--no-baselines", "-q")
 
 
+def test_the_page_is_of_the_report_beside_it(evaluated, report):
+    html = (evaluated.out / "index.html").read_text()
+    data = json.loads(html.partition('id="data">')[2].partition("</script>")[0])
+    del data["heard"], data["colours"]
+    assert data == report
+
+
 @pytest.mark.slow
-def test_the_script_with_two_processes_gives_the_same_figures(
+def test_the_command_with_two_processes_gives_the_same_figures(
     evaluated, clip_folder, tiny_checkpoint, tmp_path
 ):
-    command = [sys.executable, ROOT / "scripts" / "evaluate.py", clip_folder, "--no-baselines"]
+    command = [sys.executable, "-m", "bittern", "evaluate", clip_folder, "--no-baselines"]
     command += ["--model", tiny_checkpoint, "--stages", "2,4,8", "--out", tmp_path, "--jobs", "2"]
     done = subprocess.run(
         [*map(str, command), "--no-cache"], capture_output=True, text=True, check=False

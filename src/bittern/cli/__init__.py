@@ -14,7 +14,6 @@ import bittern
 from bittern.cli.bench import add_bench
 from bittern.cli.coding import add_compress, add_decompress
 from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_verify
-from bittern.cli.losses import add_simulate_loss
 from bittern.cli.models import (
     add_card,
     add_fit_entropy,
@@ -71,7 +70,6 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_trim(commands)
     add_cut(commands)
     add_cat(commands)
-    add_simulate_loss(commands)
     add_bench(commands)
     _add_evaluate(commands, argv)
     add_train(commands)
@@ -88,6 +86,7 @@ def _add_evaluate(commands: Commands, argv: list[str]) -> None:
     if argv[:1] != ["evaluate"]:  # what its options need is heavy, and an extra
         return
     with extra("eval"):
-        from bittern.evaluation.run import add_arguments, run
+        from bittern.evaluation.arguments import add_arguments
+        from bittern.evaluation.run import run
     add_arguments(command)
     command.set_defaults(run=run)

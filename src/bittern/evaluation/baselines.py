@@ -4,11 +4,12 @@ Each encodes a 16-bit WAV file and decodes its own file again; the bitrate is wh
 """
 
 import functools
+import json
 import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +18,14 @@ import soundfile as sf
 import soxr
 
 from bittern.audio import streams as audio
-from bittern.errors import AudioError, ConfigError, FormatError
-from bittern.evaluation import payload
+from bittern.errors import AudioError, ConfigError
+from bittern.evaluation import encodec
 from bittern.evaluation.clips import Clip, to_int16
-from bittern.evaluation.peers import RATES as ENCODEC_RATES
-from bittern.evaluation.peers import EncodecFamily
-from bittern.evaluation.systems import Coded, CodingFailure, System
+from bittern.evaluation.systems import Family, Row, System, not_coded
 
 TIMEOUT_SECONDS = 300  # for one clip
+_CONTAINERS = ("ogg", "mp3", "aac", "mov,mp4,m4a,3gp,3g2,mj2")  # as ffprobe names them
+_SURE = 51  # of 100: by more than the file's ending
 _BUILTINS = ("cd", "echo", "exit", "export", "set", "test", "true")  # of the shell: no programs
 
 
@@ -61,7 +62,8 @@ class Tool:
 
     @property
     def missing(self) -> list[str]:
-        return [program for program in self.programs if shutil.which(program) is None]
+        needed = self.programs if self.raw else [*self.programs, "ffprobe"]  # it counts the bytes
+        return [program for program in needed if shutil.which(program) is None]
 
 
 # Encoders stand at their own defaults (for Opus: variable rate, complexity 10), but for mono.
@@ -119,8 +121,10 @@ class ToolFamily:
         missing = self.tool.missing
         if not missing:
             return None
-        package = self.tool.package
-        advice = f"; install Debian's package {package}" if package else ""
+        packages = [self.tool.package] if self.tool.package else []
+        if "ffprobe" in missing and "ffmpeg" not in packages:
+            packages.append("ffmpeg")
+        advice = f"; install Debian's packages {' and '.join(packages)}" if packages else ""
         return f"{self.name}: {' and '.join(missing)} not found on the PATH{advice}"
 
     @property
@@ -134,53 +138,64 @@ class ToolFamily:
             for rate in self.rates or ("",)
         )
 
-    def code(self, clip: Clip, wanted: Sequence[System]) -> Iterator[Coded | CodingFailure]:
+    def code(self, clip: Clip, wanted: Sequence[System]) -> Iterator[Row]:
         for system, rate in zip(self.systems, self.rates or ("",), strict=True):
             if system not in wanted:
                 continue
             with tempfile.TemporaryDirectory(prefix="bittern-") as folder:
                 try:
                     yield _run(self.tool, rate, clip, system, Path(folder))
-                except (AudioError, FormatError, OSError) as error:
-                    yield CodingFailure(system, str(error).replace(folder, "").strip())
+                except (AudioError, OSError) as error:
+                    yield not_coded(clip, system, str(error).replace(folder, "").strip())
 
 
-def parse(text: str) -> ToolFamily | EncodecFamily:
+def _tool(name: str, rates: Sequence[str] | None) -> ToolFamily:
+    tool = TOOLS[name]
+    return ToolFamily(tool, tuple(rates or tool.rates), version=_debian_version(tool.package))
+
+
+# All that can be asked for by name; makes a family of the rates asked for (kbit/s), or of its own.
+BASELINES: dict[str, Callable[[Sequence[str] | None], Family]] = {
+    **{name: functools.partial(_tool, name) for name in TOOLS},
+    "encodec": encodec.family,
+}
+
+
+def parse(text: str) -> Family:
     """A family from the command line: `opus`, `opus=6,12` or `'name: enc {in} {code} && ...'`.
 
     Raises:
         ConfigError: neither form, an unknown name, or a bad rate.
     """
     if "{" in text:
-        label, colon, command = text.partition(":")
-        needed = ("{in}", "{code}", "{out}")
-        if not colon or not label.strip() or not all(word in command for word in needed):
-            raise ConfigError(
-                f"baseline {text!r} lacks a name or one of {', '.join(needed)}; "
-                "give 'name: enc {in} {code} && dec {code} {out}'"
-            )
-        tool = Tool(label.strip(), command.strip())
-        try:
-            programs = tool.programs
-        except ValueError as error:
-            raise ConfigError(f"baseline {text!r}: {error}") from None
-        return ToolFamily(tool, (), version=" ".join(programs))
+        return _parse_command(text)
     name, equals, listed = text.partition("=")
-    if name not in (*TOOLS, "encodec"):
+    if name not in BASELINES:
         raise ConfigError(
-            f"baseline {name!r} is not known; give {', '.join(TOOLS)}, encodec or "
+            f"baseline {name!r} is not known; give {', '.join(BASELINES)} or "
             "'name: enc {in} {code} && dec {code} {out}'"
         )
-    given = tuple(rate.strip() for rate in listed.split(",")) if equals else None
-    for rate in given or ():
+    rates = [rate.strip() for rate in listed.split(",")] if equals else None
+    for rate in rates or ():
         if not rate.replace(".", "", 1).isdigit() or float(rate) <= 0:
             raise ConfigError(f"baseline {text!r}: {rate!r} is not a rate in kbit/s")
-    if name == "encodec":
-        if given and not set(given) <= set(ENCODEC_RATES):
-            raise ConfigError(f"baseline {text!r}: EnCodec has {', '.join(ENCODEC_RATES)} kbit/s")
-        return EncodecFamily(given or ENCODEC_RATES)
-    tool = TOOLS[name]
-    return ToolFamily(tool, given or tool.rates, version=_debian_version(tool.package))
+    return BASELINES[name](rates)
+
+
+def _parse_command(text: str) -> ToolFamily:
+    label, colon, command = text.partition(":")
+    needed = ("{in}", "{code}", "{out}")
+    if not colon or not label.strip() or not all(word in command for word in needed):
+        raise ConfigError(
+            f"baseline {text!r} lacks a name or one of {', '.join(needed)}; "
+            "give 'name: enc {in} {code} && dec {code} {out}'"
+        )
+    tool = Tool(label.strip(), command.strip())
+    try:
+        programs = tool.programs
+    except ValueError as error:
+        raise ConfigError(f"baseline {text!r}: {error}") from None
+    return ToolFamily(tool, (), version=" ".join(programs))
 
 
 @functools.cache
@@ -193,7 +208,7 @@ def _debian_version(package: str) -> str:
     return found.stdout.strip() or package
 
 
-def _run(tool: Tool, rate: str, clip: Clip, system: System, folder: Path) -> Coded:
+def _run(tool: Tool, rate: str, clip: Clip, system: System, folder: Path) -> Row:
     wanted_rate = tool.sample_rate or clip.sample_rate
     ending = ".raw" if tool.raw else ".wav"
     source, out = folder / f"in{ending}", folder / f"out{ending}"
@@ -219,13 +234,30 @@ def _run(tool: Tool, rate: str, clip: Clip, system: System, folder: Path) -> Cod
     else:
         channels, decoded_rate = audio.read(out)
         decoded = channels.mean(axis=0)
-    size = payload.count(code)
-    return Coded(
-        system=system,
+    return Row(
+        clip.name,
+        system,
+        payload_bytes=code.stat().st_size if tool.raw else payload_bytes(code),
+        file_bytes=code.stat().st_size,
         samples=soxr.resample(decoded, decoded_rate, clip.sample_rate).astype(np.float32),
-        payload_bytes=size.payload,
-        file_bytes=size.total,
     )
+
+
+def payload_bytes(path: Path) -> int:
+    """Bytes of a compressed file that carry audio: the packets in its container, by ffprobe.
+
+    A bitrate that counts page headers and comment fields says more about the file format than about
+    the codec. A file in none of these containers counts whole.
+    """
+    probe = (
+        "ffprobe -loglevel quiet -of json -show_entries format=format_name,probe_score:packet=size"
+    )
+    done = subprocess.run([*probe.split(), path], capture_output=True, check=False)
+    found = json.loads(done.stdout or "{}")
+    about = found.get("format", {})
+    if about.get("format_name") not in _CONTAINERS or about["probe_score"] < _SURE:
+        return path.stat().st_size
+    return sum(int(packet["size"]) for packet in found["packets"])
 
 
 def _shell(command: str, files: dict[str, Path], **values: str) -> None:

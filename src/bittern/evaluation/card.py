@@ -12,31 +12,33 @@ from bittern import checkpoint
 from bittern.audio.atomic import write_atomically
 from bittern.codec import load
 from bittern.errors import CodecError
+from bittern.evaluation import nasty, tables
 
 CARD, NOTES = "README.md", "training.md"
-_SHOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "si_sdr", "log_mel")
+_SHOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "plcmos", "si_sdr", "log_mel")
 
 
-def write_card(folder: Path, report: Path) -> Path:
+def write_card(folder: Path, report_file: Path) -> Path:
     """Write `README.md` into a checkpoint folder.
 
     Args:
         folder: the checkpoint, with its `training.md`.
-        report: `report.json` of an evaluation that includes this checkpoint.
+        report_file: `report.json` of an evaluation that includes this checkpoint; a `nasty.json`
+            beside it is shown too.
 
     Raises:
         CodecError: a file is missing, or the report is of other weights.
     """
     loaded = load(folder, "cpu")
     try:
-        document = json.loads(report.read_text())
+        document = json.loads(report_file.read_text())
         notes = (folder / NOTES).read_text()
     except (OSError, json.JSONDecodeError) as error:
         raise CodecError(f"{error}; a card needs {NOTES} and an evaluation's report.json") from None
     ours = [s for s in document["systems"] if loaded.fingerprint.hex() in s["identity"]]
     if not ours:
         raise CodecError(
-            f"{report} has no system with the weights {loaded.fingerprint.hex()}; evaluate {folder}"
+            f"{report_file} has no system with the weights {loaded.fingerprint.hex()}; evaluate {folder}"
         )
     config = loaded.config
     parameters = sum(p.numel() for p in loaded.model.parameters())
@@ -66,11 +68,40 @@ def write_card(folder: Path, report: Path) -> Path:
         f"Means over {len(document['clips'])} clips with 95 % bootstrap intervals, at measured "
         f"bitrates, by `{document['command']}`.",
         "",
+        *_nasty(report_file.with_name(nasty.FILE), loaded.fingerprint.hex()),
         notes.strip(),
     ]
     path = folder / CARD
     write_atomically(path, ("\n".join(lines) + "\n").encode())
     return path
+
+
+def _nasty(file: Path, fingerprint: str) -> list[str]:
+    """What `evaluate --nasty` found, if it was run with these weights."""
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text())
+    models = [model for model in found["models"] if fingerprint in model["identity"]]
+    if not models:
+        raise CodecError(f"{file} has no model with the weights {fingerprint}; make it anew")
+    (model, *_) = models
+    broken = [
+        sound for sound in model["sounds"] if any(r["faults"] for r in sound["results"].values())
+    ]
+    return [
+        "## Nasty sounds",
+        "",
+        f"Of {len(model['sounds'])} sounds that recordings may contain {len(broken)} come back broken at "
+        f"one of these settings at least: {', '.join(model['settings'])}. By `{found['command']}`; what "
+        "counts as broken is in docs/evaluation.md.",
+        "",
+        "<details><summary>Sound by sound, settings side by side</summary>",
+        "",
+        *nasty.as_markdown(model),
+        "",
+        "</details>",
+        "",
+    ]
 
 
 def _decodes(loaded: checkpoint.Checkpoint) -> list[str]:
@@ -87,15 +118,6 @@ def _table(document: dict[str, Any], systems: list[dict[str, Any]]) -> list[str]
         "|---|---:|" + "---:|" * len(metrics),
     ]
     for system in sorted(systems, key=lambda entry: entry["kbps"]):
-        cells = []
-        for metric in metrics:
-            score = system["scores"].get(metric["key"])
-            if score is None:
-                cells.append("–")
-                continue
-            mean, low, high = (
-                f"{score[k]:.{metric['decimals']}f}" for k in ("mean", "low", "high")
-            )
-            cells.append(f"{mean} ({low} to {high})")
-        rows.append(f"| {system['setting']} | {system['kbps']:.2f} | " + " | ".join(cells) + " |")
+        cells = " | ".join(tables.interval(system, metric) for metric in metrics)
+        rows.append(f"| {system['setting']} | {system['kbps']:.2f} | {cells} |")
     return rows

@@ -8,7 +8,7 @@ import argparse
 import base64
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,7 +22,6 @@ from bittern.errors import ConfigError
 from bittern.evaluation.cache import Cache
 from bittern.evaluation.clips import Clip, to_int16
 from bittern.evaluation.plots import colours
-from bittern.evaluation.report import Report
 from bittern.evaluation.systems import Family, System
 
 STAGES = (4, 8, 16, 32)  # of a model's settings, those to hear
@@ -74,26 +73,32 @@ def options(args: argparse.Namespace) -> PageOptions:
 
 
 def write(
-    document: dict[str, Any], made: Report, store: Cache, out: Path, wanted: PageOptions
+    document: dict[str, Any],
+    clips: Sequence[Clip],
+    families: Sequence[Family],
+    store: Cache,
+    out: Path,
+    wanted: PageOptions,
 ) -> None:
     """Write index.html (and audio/ where files beside it are wanted).
 
     Args:
-        document: `made.as_dict()`.
-        made: the report.
+        document: of `report.document`.
+        clips: that it is about.
+        families: that it is about.
         store: where the decoded audio is.
         out: folder to write to.
         wanted: what to show.
     """
-    shown = audible(made.families, document)
+    shown = audible(families, document)
     heard = []
-    for number, clip in enumerate(made.clips[: wanted.clips]):
+    for number, clip in enumerate(clips[: wanted.clips]):
         versions = [{"system": None, "audio": _audio(clip, clip.samples, wanted, out, f"{number}")}]
         for index, system in enumerate(shown):
-            entry = store.get(clip, system)
-            if entry is not None:
+            row = store.get(clip, system)
+            if row is not None:
                 name = f"{number}-{index + 1}"
-                audio = _audio(clip, entry.samples, wanted, out, name)
+                audio = _audio(clip, row.samples, wanted, out, name)
                 versions.append({"system": system.name, "audio": audio})
         heard.append({"clip": clip.name, "versions": versions})
     data = document | {"heard": heard, "colours": colours(document)}
@@ -101,14 +106,16 @@ def write(
         path.write_text(_assemble(data), encoding="utf-8")
 
 
-def audible(families: Iterable[Family], document: dict[str, Any]) -> list[System]:
-    """Each model at 4, 8, 16, 32 stages, and what each baseline has nearest to these in kbit/s."""
+def audible(families: Sequence[Family], document: dict[str, Any]) -> list[System]:
+    """Each model at 4, 8, 16, 32 stages (or its last settings), and each baseline's nearest to these."""
     rates = {system["name"]: system["kbps"] for system in document["systems"]}
     chosen: list[System] = []
     for family in families:
         if family.is_model:
             labels = {f"{count} stages" for count in STAGES}
-            chosen += [s for s in family.systems if s.setting in labels] or family.systems[-1:]
+            chosen += [s for s in family.systems if s.setting in labels] or family.systems[
+                -len(STAGES) :
+            ]
     targets = [rates[system.name] for system in chosen]
     for family in families:
         if family.is_model:

@@ -3,26 +3,36 @@
 What each metric says, and what it does not, is in docs/evaluation.md.
 """
 
+import dataclasses
 import functools
-import warnings
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import soxr
 import torch
 from numpy.typing import NDArray
 
-from bittern.evaluation import dnsmos
-from bittern.metrics import log_mel_distance, log_spectral_distance, si_sdr
+from bittern.audio import stress
+from bittern.evaluation import opinions
+from bittern.evaluation.clips import Clip
+from bittern.evaluation.systems import Row
+from bittern.metrics import (
+    log_mel_distance,
+    log_spectral_distance,
+    si_sdr,
+    spectral_spread,
+    stoi,
+)
 
 if TYPE_CHECKING:
     from visqol import VisqolApi
 
 PESQ_RATE = 16_000  # Hz, of PESQ-WB and of ViSQOL's speech mode
 LONGEST_DELAY_SECONDS = 0.25
-RECIPE = "1"  # part of every cache key; count up when a score changes its meaning
+RECIPE = "2"  # part of every cache key; count up when a score changes its meaning
 
 Samples = NDArray[np.floating]
 Measure = Callable[[Samples, Samples, int], float]  # estimate, reference, sample rate
@@ -35,9 +45,18 @@ class Metric:
     key: str
     label: str
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None  # None: the nearer to 0 the better
     decimals: int
     measure: Measure
+
+    def ranked(self, value: float) -> float:
+        """What decides which of two values is better: the higher one, or else the lower."""
+        return abs(value) if self.higher_is_better is None else value
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {key: value for key, value in vars(self).items() if key != "measure"}
 
 
 class Aligned(NamedTuple):
@@ -68,6 +87,22 @@ def align(estimate: Samples, reference: Samples, sample_rate: int) -> Aligned:
     return Aligned(padded.astype(np.float32), delay)
 
 
+def scored(row: Row, clip: Clip) -> Row:
+    """A coded clip, aligned with its original, with all scores and what is broken about it."""
+    heard = np.nan_to_num(row.samples, nan=0.0, posinf=1.0, neginf=-1.0)
+    aligned = align(heard, clip.samples, clip.sample_rate)
+    found = score(aligned.samples, clip.samples, clip.sample_rate)
+    return dataclasses.replace(
+        row,
+        samples=aligned.samples,
+        delay=aligned.delay,
+        values=found.values,
+        levels=tuple(stress.levels(row.samples, clip.samples)),
+        faults=tuple(stress.faults(row.samples, clip.samples, found.values.get("estoi"))),
+        failures=found.failures,
+    )
+
+
 def score(estimate: Samples, reference: Samples, sample_rate: int) -> Scores:
     """All metrics of an aligned estimate [T] against its reference [T].
 
@@ -76,9 +111,7 @@ def score(estimate: Samples, reference: Samples, sample_rate: int) -> Scores:
     values, failures = {}, {}
     for metric in METRICS:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", RuntimeWarning)  # pystoi's way to say "too short"
-                value = metric.measure(estimate, reference, sample_rate)
+            value = metric.measure(estimate, reference, sample_rate)
         # Third-party code over whatever audio users have: any error there is this clip's failure.
         except Exception as error:
             failures[metric.key] = _one_line(error)
@@ -97,21 +130,20 @@ def _pesq_wb(estimate: Samples, reference: Samples, sample_rate: int) -> float:
     return float(pesq(PESQ_RATE, original, _resampled(estimate, sample_rate, PESQ_RATE), "wb"))
 
 
-def _stoi(estimate: Samples, reference: Samples, sample_rate: int, *, extended: bool) -> float:
-    from pystoi import stoi
-
-    return float(stoi(reference, estimate, sample_rate, extended=extended))
-
-
 def _visqol(estimate: Samples, reference: Samples, sample_rate: int) -> float:
     original = _resampled(reference, sample_rate, PESQ_RATE)
     decoded = _resampled(estimate, sample_rate, PESQ_RATE)
     return float(_visqol_speech().measure_from_arrays(original, decoded, PESQ_RATE).moslqo)
 
 
-def _dnsmos(estimate: Samples, reference: Samples, sample_rate: int) -> float:
-    del reference  # an opinion of the estimate by itself
-    return dnsmos.dnsmos(_resampled(estimate, sample_rate, dnsmos.RATE)).overall
+def _opinion(judge: Callable[[Samples], float]) -> Measure:
+    """A judge who does not hear the reference."""
+
+    def measure(estimate: Samples, reference: Samples, sample_rate: int) -> float:
+        del reference
+        return judge(_resampled(estimate, sample_rate, opinions.RATE))
+
+    return measure
 
 
 @functools.cache
@@ -137,15 +169,25 @@ def _torch_metric(function: Callable[..., torch.Tensor], *, rated: bool = True) 
     return measure
 
 
+def _distillmos() -> list[Metric]:
+    """A third judge, where it is installed."""
+    if importlib.util.find_spec("distillmos") is None:
+        return []
+    return [Metric("distillmos", "DistillMOS", "MOS", True, 2, _opinion(opinions.distillmos))]
+
+
 METRICS = (
     Metric("pesq_wb", "PESQ-WB", "MOS", True, 2, _pesq_wb),
-    Metric("stoi", "STOI", "", True, 3, functools.partial(_stoi, extended=False)),
-    Metric("estoi", "ESTOI", "", True, 3, functools.partial(_stoi, extended=True)),
+    Metric("stoi", "STOI", "", True, 3, functools.partial(stoi, extended=False)),
+    Metric("estoi", "ESTOI", "", True, 3, functools.partial(stoi, extended=True)),
     Metric("visqol", "ViSQOL speech", "MOS", True, 2, _visqol),
-    Metric("dnsmos", "DNSMOS", "MOS", True, 2, _dnsmos),
+    Metric("dnsmos", "DNSMOS", "MOS", True, 2, _opinion(lambda s: opinions.dnsmos(s).overall)),
+    Metric("plcmos", "PLCMOS", "MOS", True, 2, _opinion(opinions.plcmos)),
+    *_distillmos(),
     Metric("si_sdr", "SI-SDR", "dB", True, 1, _torch_metric(si_sdr, rated=False)),
     Metric("log_mel", "Log-mel distance", "dB", False, 2, _torch_metric(log_mel_distance)),
     Metric("lsd", "Log-spectral distance", "dB", False, 2, _torch_metric(log_spectral_distance)),
+    Metric("spread", "Spectral spread", "dB", None, 2, _torch_metric(spectral_spread)),
 )
 
 

@@ -1,13 +1,11 @@
 """How the codec sounds so far, in numbers: fixed clips at several numbers of stages."""
 
-import warnings
 from typing import NamedTuple
 
 import torch
-from pystoi import stoi
 from torch import Tensor
 
-from bittern.metrics import log_mel_distance, si_sdr
+from bittern.metrics import log_mel_distance, si_sdr, stoi
 from bittern.model.codec_model import CodecModel
 from bittern.model.quantizer import code_statistics
 
@@ -63,16 +61,9 @@ def validate(model: CodecModel, clips: list[Tensor], *, quantized: bool) -> Scor
 
 def _estoi(reference: Tensor, output: Tensor, sample_rate: int) -> float:
     """Extended STOI of one clip; NaN where there are too few frames with speech to tell."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
-        try:
-            return float(
-                stoi(
-                    reference[0, 0].cpu().numpy(),
-                    output[0, 0].cpu().numpy(),
-                    sample_rate,
-                    extended=True,
-                )
-            )
-        except (RuntimeWarning, ValueError):
-            return float("nan")
+    try:
+        return stoi(
+            output[0, 0].cpu().numpy(), reference[0, 0].cpu().numpy(), sample_rate, extended=True
+        )
+    except ValueError:
+        return float("nan")

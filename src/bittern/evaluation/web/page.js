@@ -18,6 +18,16 @@ function rateOf(name) {
   return systems.has(name) ? systems.get(name).kbps.toFixed(1) : "";
 }
 
+function better(metric) {
+  if (metric.higher_is_better === null) return "nearer to 0";
+  return metric.higher_is_better ? "higher" : "lower";
+}
+
+/** A p value as text. */
+function chance(p) {
+  return p < 0.001 ? "< .001" : `= ${p.toFixed(3).replace(/^0/, "")}`;
+}
+
 function number(value, metric) {
   return value === undefined ? "–" : value.toFixed(metric.decimals);
 }
@@ -42,7 +52,7 @@ function showCurves(key) {
   const metric = metrics.get(key);
   drawCurves(at("plot"), report, metric, report.colours);
   at("metric-direction").textContent = `${metric.label}${metric.unit ? ` in ${metric.unit}` : ""}: `
-    + `${metric.higher_is_better ? "higher" : "lower"} is better.`;
+    + `${better(metric)} is better.`;
   for (const button of at("metric-choices").children) {
     button.setAttribute("aria-pressed", String(button.dataset.key === key));
   }
@@ -237,7 +247,10 @@ function showScores() {
     for (const metric of report.metrics) {
       const score = system.scores[metric.key];
       const cell = html("td", {}, number(score?.mean, metric));
-      if (score) cell.append(html("small", {}, `${number(score.low, metric)} to ${number(score.high, metric)}`));
+      if (score) {
+        cell.append(html("small", {}, `${number(score.low, metric)} to ${number(score.high, metric)}`));
+        cell.title = `worst: ${number(score.worst.value, metric)}, ${score.worst.clip}`;
+      }
       line.append(cell);
     }
     line.className = system.is_model ? "model" : "";
@@ -270,7 +283,7 @@ function comparisonRow(other, found) {
       const sign = metric.higher_is_better ? 1 : -1;
       cell.className = low * sign > 0 && high * sign > 0 ? "better" : low * sign < 0 && high * sign < 0 ? "worse" : "";
       const signed = (value) => (value > 0 ? "+" : "") + number(value, metric);
-      cell.append(html("small", {}, `${signed(mean)} (${signed(low)} to ${signed(high)})`));
+      cell.append(html("small", {}, `${signed(mean)} (${signed(low)} to ${signed(high)}), p ${chance(result.p)}`));
     }
     line.append(cell);
   }
@@ -298,10 +311,12 @@ function showTroubles() {
   const lines = [
     ...report.missing,
     ...report.rejected.map((entry) => `${entry.clip}: left out, ${entry.reason}`),
+    ...report.systems.flatMap((system) => system.broken.map(
+      (entry) => `${entry.clip}, ${system.name}: broken, ${entry.faults.join(", ")}`)),
     ...report.failures.map((entry) => `${entry.clip}, ${entry.system}: ${entry.what} failed, ${entry.reason}`),
   ];
   if (!lines.length) return;
-  at("troubles").append(html("h3", {}, "Not evaluated"), html("ul", {}, ...lines.map((line) => html("li", {}, line))));
+  at("troubles").append(html("h3", {}, "Broken or not evaluated"), html("ul", {}, ...lines.map((line) => html("li", {}, line))));
 }
 
 function setUpFigures() {

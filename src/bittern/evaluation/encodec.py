@@ -17,8 +17,9 @@ import numpy as np
 import soxr
 import torch
 
+from bittern.errors import ConfigError
 from bittern.evaluation.clips import Clip
-from bittern.evaluation.systems import Coded, CodingFailure, System
+from bittern.evaluation.systems import Row, System
 
 if TYPE_CHECKING:
     from encodec.model import EncodecModel
@@ -51,7 +52,7 @@ class EncodecFamily:
             System(self.name, f"{rate} kbit/s", f"encodec {digest} {rate}") for rate in self.rates
         )
 
-    def code(self, clip: Clip, wanted: Sequence[System]) -> Iterator[Coded | CodingFailure]:
+    def code(self, clip: Clip, wanted: Sequence[System]) -> Iterator[Row]:
         """Encode once at the highest rate; a lower one has the first codebooks of it."""
         model = _model(_weights())
         samples = soxr.resample(clip.samples, clip.sample_rate, model.sample_rate)
@@ -65,14 +66,28 @@ class EncodecFamily:
                 part = codes[:, : round(float(rate) * 1000 / bits)]
                 decoded = model.decode([(part, None)])[0, 0].numpy()
                 header, payload = _file_bytes(part[0], len(samples), model.bits_per_codebook)
-                yield Coded(
-                    system=system,
-                    samples=soxr.resample(decoded, model.sample_rate, clip.sample_rate).astype(
-                        np.float32
-                    ),
+                resampled = soxr.resample(decoded, model.sample_rate, clip.sample_rate)
+                yield Row(
+                    clip.name,
+                    system,
                     payload_bytes=payload,
                     file_bytes=header + payload,
+                    samples=resampled.astype(np.float32),
                 )
+
+
+def family(rates: Sequence[str] | None) -> EncodecFamily:
+    """EnCodec at the rates given, or at all that it has.
+
+    Raises:
+        ConfigError: a rate that it has not.
+    """
+    for rate in rates or ():
+        if rate not in RATES:
+            raise ConfigError(
+                f"baseline encodec has no {rate} kbit/s; give some of {', '.join(RATES)}"
+            )
+    return EncodecFamily(tuple(rates or RATES))
 
 
 def _file_bytes(codes: torch.Tensor, length: int, bits: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""DNSMOS as its authors' package computes it."""
+"""DNSMOS, PLCMOS and DistillMOS as their authors' packages compute them."""
 
 import importlib
 import sys
@@ -6,8 +6,9 @@ import types
 
 import numpy as np
 import pytest
+import torch
 
-from bittern.evaluation.dnsmos import RATE, dnsmos
+from bittern.evaluation.opinions import RATE, distillmos, dnsmos, plcmos
 
 
 @pytest.fixture
@@ -44,6 +45,37 @@ def test_noise_is_heard_in_the_background_and_speech_cut_to_one_bit_in_the_voice
     assert coarse.overall < noisy.overall < plain.overall
 
 
-def test_no_samples_are_refused():
+@pytest.mark.parametrize("seconds", [0.7, 4.0])
+def test_plcmos_is_that_of_the_package_with_the_same_listeners(speech, seconds):
+    from speechmos.plcmos import PLCMOS
+
+    samples = speech[: round(seconds * RATE)].astype(np.float64)
+    samples[: RATE // 4] = 0  # its floor for digital silence counts as well
+    package = PLCMOS(embed_rounds=5)
+    np.random.seed(0)  # noqa: NPY002 (what the package draws its listeners from)
+    assert plcmos(samples) == pytest.approx(package.get_mos(samples), abs=1e-3)
+
+
+def test_plcmos_hears_lost_packets(speech):
+    time = np.arange(len(speech)) / RATE
+    for share, least in ((0.1, 0.3), (0.3, 1.0)):
+        lost = np.where(time % 0.2 < 0.2 * share, 0.0, speech)
+        assert plcmos(lost) < plcmos(speech) - least
+    assert plcmos(speech) == plcmos(speech)
+    assert np.isfinite(plcmos(np.zeros(RATE)))
+
+
+def test_distillmos_is_that_of_the_package(speech):
+    package = pytest.importorskip("distillmos", reason="distillmos is not installed")
+    theirs = package.ConvTransformerSQAModel().eval()
+    with torch.no_grad():
+        expected = float(theirs(torch.from_numpy(speech)[None]))
+    assert distillmos(speech) == pytest.approx(expected, abs=1e-3)
+    noise = np.random.default_rng(0).standard_normal(len(speech))
+    assert distillmos(speech + 0.02 * noise) < expected - 1
+
+
+@pytest.mark.parametrize("opinion", [dnsmos, plcmos])
+def test_no_samples_are_refused(opinion):
     with pytest.raises(ValueError, match="no samples"):
-        dnsmos(np.zeros(0))
+        opinion(np.zeros(0))

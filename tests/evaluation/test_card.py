@@ -1,0 +1,65 @@
+"""The card says what the report and the nasty sounds' file say, and refuses those of other weights."""
+
+import json
+import shutil
+
+import pytest
+
+from bittern.errors import CodecError
+from bittern.evaluation.card import write_card
+
+
+@pytest.fixture
+def folders(evaluated, tiny_checkpoint, tmp_path):
+    """A checkpoint with notes, and a report's folder without nasty sounds."""
+    model, report = tmp_path / "model", tmp_path / "report"
+    shutil.copytree(tiny_checkpoint, model)
+    (model / "training.md").write_text("## Data\n\nNone.\n")
+    report.mkdir()
+    shutil.copy(evaluated.out / "report.json", report)
+    return model, report
+
+
+def test_the_card_has_a_row_a_setting_with_the_report_s_figures(folders):
+    model, report = folders
+    text = write_card(model, report / "report.json").read_text()
+    document = json.loads((report / "report.json").read_text())
+    for system in document["systems"][:3]:
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {system['setting']} ")]
+        score = system["scores"]["pesq_wb"]
+        assert f"| {score['mean']:.2f} ({score['low']:.2f} to {score['high']:.2f}) |" in line
+        assert f"| {system['kbps']:.2f} |" in line
+    assert "8 bits" not in text
+    assert text.endswith("## Data\n\nNone.\n")
+    assert "Nasty" not in text
+
+
+def test_nasty_sounds_are_shown_one_by_one(folders, evaluate, speech_file):
+    model, report = folders
+    evaluate(
+        *("--nasty", speech_file, "--model", model, "--stages", "2,8", "-q"),
+        *("--out", report, "--jobs", "1"),
+    )
+    text = write_card(model, report / "report.json").read_text()
+    (found,) = json.loads((report / "nasty.json").read_text())["models"]
+    rows = text.partition("| sound |")[2].partition("</details>")[0].splitlines()[2:]
+    assert [row.split(" | ")[0][2:] for row in rows if row] == [s["name"] for s in found["sounds"]]
+    broken = [s for s in found["sounds"] if any(r["faults"] for r in s["results"].values())]
+    assert (
+        f"Of {len(found['sounds'])} sounds that recordings may contain {len(broken)} come" in text
+    )
+
+
+def test_files_of_other_weights_are_refused(folders, other_checkpoint, evaluate, speech_file):
+    model, report = folders
+    arguments = ("--nasty", speech_file, "--model", other_checkpoint, "--stages", "2", "-q")
+    evaluate(*arguments, "--out", report, "--jobs", "1")
+    with pytest.raises(CodecError, match="no model with the weights"):
+        write_card(model, report / "report.json")
+    document = json.loads((report / "report.json").read_text())
+    document["systems"] = document["systems"][3:]
+    (report / "report.json").write_text(json.dumps(document))
+    with pytest.raises(CodecError, match="no system with the weights"):
+        write_card(model, report / "report.json")
+    with pytest.raises(CodecError, match="a card needs"):
+        write_card(model, report / "nothing.json")
