@@ -160,7 +160,7 @@ class CodecConfig:
     sample_rate: int = 16_000  # Hz
     channels: int = 1
     hop_length: int = 320  # samples to one frame of codes
-    highpass_hz: float = 0.0  # offset and rumble below are taken out first; 0: nothing is
+    highpass_hz: float = 0.0  # rumble below, and any offset, are taken out first; 0: nothing is
     latent_dim: int = 128
     linear_path: LinearPath = LinearPath.MDCT
     path_weighting: float = 0.5  # component i is scaled by std_i ** -path_weighting

@@ -172,7 +172,7 @@ def test_held_out_files_are_apart_and_do_not_move_when_files_are_added(folder, t
     more = open_corpus(settings, RATE)
     assert {c.path for c in more.split(0.5)[1]} - {"a/another.wav"} == {c.path for c in held_out}
     clips = validation_batch(corpus, corpus.clips, settings)
-    assert [c.shape[:2] for c in clips] == [(1, 1)] * len(corpus.clips)
+    assert {p: c.shape[:2] for p, c in clips.items()} == {c.path: (1, 1) for c in corpus.clips}
 
 
 def test_the_script_gathers_just_the_files_that_training_leaves_out(

@@ -124,3 +124,18 @@ def test_waiting_for_data_is_measured_and_pauses_are_left_out():
     assert values["rate/audio_seconds"] > 0
     assert 0 <= values["rate/waiting"] <= 1
     assert pace.lap()["rate/audio_seconds"] == 0
+
+
+def test_a_sound_that_explodes_is_named(settings):
+    """A decoder whose weights are a thousand times too large, as it is validated."""
+    config = settings("steps=2", "data.validation_seconds=2")
+    trainer = Trainer(config)
+    trainer.fit()
+    with torch.no_grad():
+        trainer.learner.average.decoder[-1].conv.weight.mul_(1e3)
+    assert trainer.nasty
+    trainer.monitor = trainer._monitor(1.0)
+    trainer.validate()
+    warned = warnings_of(config)
+    assert "exploded: " in warned
+    assert any(name in warned for name in (*trainer.nasty, *trainer.clips))

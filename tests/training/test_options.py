@@ -118,7 +118,7 @@ def files(config: TrainConfig) -> tuple:
 
 
 def held_out(config: TrainConfig) -> list:
-    return [clip.shape for clip in Trainer(config).clips]
+    return [clip.shape for clip in Trainer(config).clips.values()]
 
 
 def loading(config: TrainConfig) -> str:

@@ -97,7 +97,8 @@ def test_ten_seconds_of_speech_are_learnt_to_ten_decibels(settings):
         "data.gain_db=[0,0]",
     )
     trainer = Trainer(config)
-    trainer.clips = [trainer.batches.draw(-1, range(4))[i : i + 1] for i in range(4)]
+    drawn = trainer.batches.draw(-1, range(4))
+    trainer.clips = {f"{i}": drawn[i : i + 1] for i in range(4)}
     trainer.fit()
     assert rows(Path(config.run), "validation/si_sdr/8")[220] > 10
 

@@ -41,7 +41,7 @@ class CodecModel(nn.Module):
         self.config = config
         self.highpass = None
         if config.highpass_hz:
-            self.highpass = HighPass(config.highpass_hz, config.sample_rate, config.hop_length)
+            self.highpass = HighPass(config.highpass_hz / 4, config.sample_rate, config.hop_length)
         self.path = build_path(config)
         dim = config.latent_dim
         self.encoder = Encoder(config.encoder, self.path.encoder_width, dim)
@@ -63,7 +63,7 @@ class CodecModel(nn.Module):
         self.path.fit(wavs)
 
     def heard(self, wav: Waveform, state: StreamState | None = None) -> Waveform:
-        """Whole frames as the networks hear them: without offset and rumble, [B, C, F * hop]."""
+        """Whole frames as the networks hear them: without an offset, [B, C, F * hop]."""
         wav = wav.clamp(-_LOUDEST, _LOUDEST)
         return wav if self.highpass is None else self.highpass(wav, state)
 

@@ -49,7 +49,8 @@ class MdctPath(nn.Module):
 
     spread: Tensor  # [M], typical size of each coefficient, set by `fit`
     _chosen: Tensor  # [D - bands], what goes straight to the latent: the lowest of each channel
-    _largest: Tensor  # [M, 1], coefficients that samples within +-`_PEAK` can have
+    _largest: Tensor  # [M, 1], what coefficients stay within: 0 for rumble, else as of +-`_PEAK`
+    _kept: Tensor  # [M, 1], 0 for coefficients below the high-pass, else 1
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -66,8 +67,11 @@ class MdctPath(nn.Module):
         chosen = chosen[:, : config.path_components // channels].reshape(-1)
         self.register_buffer("spread", torch.ones(hop * channels))
         self.register_buffer("_chosen", chosen, persistent=False)
+        centres = (torch.arange(hop) + 0.5) * config.sample_rate / (2 * hop)
+        kept = (centres >= config.highpass_hz).float().repeat(channels)[:, None]
         largest = _PEAK * largest_coefficients(basis).repeat(channels)[:, None]
-        self.register_buffer("_largest", largest, persistent=False)
+        self.register_buffer("_kept", kept, persistent=False)
+        self.register_buffer("_largest", largest * kept, persistent=False)
 
     @torch.no_grad()
     def fit(self, wavs: Waveform) -> None:
@@ -81,7 +85,7 @@ class MdctPath(nn.Module):
         self, wav: Waveform, state: StreamState | None = None
     ) -> tuple[Tensor, Latent | None]:
         """What the encoder sees, and A x: [B, C, F * hop] -> [B, features, ...], [B, D, F]."""
-        frames = self.transform.analyse(wav, state)
+        frames = self.transform.analyse(wav, state) * self._kept
         features = frames / self.spread[:, None] if self.encodes_spectra else wav
         if not self.linear:
             return features, None
@@ -126,7 +130,7 @@ class EnvelopePath(MdctPath):
         self, wav: Waveform, state: StreamState | None = None
     ) -> tuple[Tensor, Latent | None]:
         """Levels and evened coefficients, and A x, the same with weights and companded."""
-        frames = self.transform.analyse(wav, state) * self.scale()
+        frames = self.transform.analyse(wav, state) * self._kept * self.scale()
         levels = self.envelope.measure(frames)
         flat = self.envelope.flatten(frames, levels).clamp(-_FLATTEST, _FLATTEST)
         path = [levels * self.level_weight, _power(flat[:, self._chosen], self.power)]

@@ -202,12 +202,12 @@ def silent_share(wav: Tensor) -> float:
     return float((wav.abs().amax(dim=(1, 2)) < SILENCE).float().mean())
 
 
-def validation_batch(corpus: Corpus, clips: list[Clip], config: DataConfig) -> list[Tensor]:
-    """The fixed clips that every validation hears, each [1, 1, T], spread over the held-out files."""
+def validation_batch(corpus: Corpus, clips: list[Clip], config: DataConfig) -> dict[str, Tensor]:
+    """The fixed clips that every validation hears, by path, [1, 1, T], spread over the held-out files."""
     stride = max(len(clips) // max(config.validation_clips, 1), 1)
     longest = round(config.validation_seconds * corpus.sample_rate)
     chosen = sorted(clips, key=lambda clip: hash_share(clip.path))[::stride]
-    return [
-        torch.from_numpy(corpus.read(clip, 0, min(longest, clip.samples)))[None, None]
+    return {
+        clip.path: torch.from_numpy(corpus.read(clip, 0, min(longest, clip.samples)))[None, None]
         for clip in chosen[: config.validation_clips]
-    ]
+    }

@@ -58,6 +58,18 @@ class Health:
         self._said |= dict.fromkeys(due, self._logs)
         return list(due.values())
 
+    def explosions(self, found: dict[str, float]) -> list[str]:
+        """What to say of sounds that validation found to come back far too loud, by name."""
+        if not found:
+            return []
+        worst = max(found, key=lambda name: found[name])
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        return [
+            f"exploded: {worst!r} comes back {found[worst]:.3g} times as loud as it was{others}; "
+            "give model.encoder.limit and model.decoder.limit (60 to 200), and training such sounds "
+            "(augment)"
+        ]
+
     def _mean(self, name: str, value: float | None) -> float | None:
         """The mean of the last few values, once there are enough; a missing value is not counted."""
         recent = self._recent.setdefault(name, deque(maxlen=_RECENT))

@@ -21,7 +21,7 @@ from bittern.training.monitor import Monitor, by_stage
 from bittern.training.pace import Pace
 from bittern.training.settings import TrainConfig, TrainOnly
 from bittern.training.state import load_state, remove_leftovers, save_inheritance, save_state
-from bittern.training.validation import validate
+from bittern.training.validation import nasty_clips, validate
 
 BEST_METRIC = "estoi"  # mean over the validated numbers of stages decides which model is best
 
@@ -66,6 +66,7 @@ class Trainer:
             device=self.fabric.device,
         )
         self.clips = validation_batch(self.corpus, held_out, config.data)
+        self.nasty = nasty_clips(self.clips, rate)
         self.learner = Learner(config, self.fabric, self.batches)
         self.decodes: tuple[bytes, ...] = ()  # weights whose files these will decode
         if config.train_only is TrainOnly.DECODER and config.init is not None:
@@ -135,10 +136,15 @@ class Trainer:
         if not self.clips or not self.fabric.is_global_zero:
             return
         average = self.learner.average.eval()
-        clips = [clip.to(self.fabric.device) for clip in self.clips]
-        scores = validate(average, clips, quantized=self.learner.quantizing)
+        clips, nasty = (
+            {name: wav.to(self.fabric.device) for name, wav in group.items()}
+            for group in (self.clips, self.nasty)
+        )
+        scores = validate(average, clips, quantized=self.learner.quantizing, beside=nasty)
         if self.monitor:
             self.monitor.validation(self.learner.step, scores, self.config.model.sample_rate)
+            for warning in self.health.explosions(scores.exploded):
+                self.monitor.warn(self.learner.step, warning)
         levels = [
             v
             for n, v in scores.values.items()
