@@ -13,7 +13,6 @@ from bittern.format.container import (
     Header,
     Reader,
     Writer,
-    unpack,
 )
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
@@ -86,7 +85,7 @@ def test_the_notes_of_the_dump_are_true():
 def test_the_dump_reads_as_the_codes_above_it():
     data = b"".join(data for _, data, _ in dumps()[0])
     reader = Reader(io.BytesIO(data), "format.md")
-    codes = np.concatenate([unpack(chunk, reader.header) for chunk in reader], axis=2)
+    codes = np.concatenate(list(reader.codes()), axis=2)
     stages = re.findall(r"^    stage \d:((?: +\d+)+)$", DOCUMENT, re.MULTILINE)
     assert codes[0].tolist() == [[int(code) for code in row.split()] for row in stages]
     assert np.array_equal(codes, CODES)
