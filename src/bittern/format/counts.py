@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bittern.format.rangecoder import TOTAL, RangeDecoder, RangeEncoder
 
-_SEEN, _FOLLOWED, _SAME = 8, 128, 128  # weights of what occurred, what followed, what stays
+_SEEN, _FOLLOWED, _SAME = 4, 64, 128  # weights of what occurred, what followed, what stays
 
 Counts = NDArray[np.int64]
 

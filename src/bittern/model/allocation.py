@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 LEVEL_POWER = 0.2
 NEARBY_FRAMES = 12  # on either side, in which the highest level is looked for
 LEVEL_DECAY = 0.5  # dB a frame that it sinks by in a stream
-CHANGE_BITS = 3.0  # what a change of the number of stages is taken to cost
+CHANGE_BITS = 6.0  # what a change of the number of stages is taken to cost
 
 _DB = 20 / np.log(10)  # dB to a neper
 _SPAN = (-12.0, 12.0)  # of the logarithm of a trade-off to base 2, in units of the errors to a bit
@@ -31,9 +31,9 @@ Rungs = NDArray[np.int64]  # places on a ladder
 
 
 def ladder(stages: int) -> NDArray[np.int64]:
-    """The numbers of stages that frames are given: three to an octave up to `stages`, [R]."""
-    steps = np.arange(3 * np.log2(stages) + 1)
-    rungs = np.minimum(np.round(2 ** (steps / 3)), stages)
+    """The numbers of stages that frames are given: powers of the root of 2 up to `stages`, [R]."""
+    steps = np.arange(2 * np.log2(stages) + 1)
+    rungs = np.minimum(np.round(2 ** (steps / 2)), stages)
     return np.unique(np.append(rungs, stages).astype(np.int64))
 
 
