@@ -4,6 +4,7 @@ Slow and short on purpose, and for one stream. It reads an `entropy.safetensors`
 frequencies in int64 with shifts, divides with Python's floats, and codes ranges in integers of any length.
 """
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -207,7 +208,7 @@ def count_frequencies(counts: list[int], most: int) -> Iterator[list[int]]:
         weights = [1 + 4 * before.count(n) for n in range(most + 1)]
         if before:
             weights[before[-1]] += 128
-            for last, following in zip(before, before[1:], strict=False):
+            for last, following in itertools.pairwise(before):
                 if last == before[-1]:
                     weights[following] += 64
         found = [1 + n * (TOTAL - most - 1) // sum(weights) for n in weights]

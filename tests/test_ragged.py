@@ -120,8 +120,7 @@ def test_bits_flipped_under_a_right_checksum_are_an_error_or_codes_in_range() ->
             damaged[place] ^= 1 << rng.integers(8)
             try:
                 back = ragged.unpack(bytes(damaged), layers, (2, 100), BITS, STAGES, MODEL)
-            except ValueError as error:
-                assert "\n" not in str(error)
+            except ValueError:
                 refused += 1
                 continue
             assert back.shape == codes.shape
@@ -183,9 +182,7 @@ def allocated(codec: Codec) -> dict[float, np.ndarray]:
 def write(codes: np.ndarray, codec: Codec, chunk_frames: int = 304) -> bytes:
     entropy = codec.entropy
     assert entropy
-    header = header_of(
-        stages=32, chunk_frames=chunk_frames, version=2, entropy=entropy.fingerprint
-    )
+    header = header_of(stages=32, chunk_frames=chunk_frames, version=2, entropy=entropy.fingerprint)
     file = io.BytesIO()
     writer = Writer(file, header, find_coder=lambda _: entropy)
     for begin in range(0, codes.shape[2], chunk_frames):
