@@ -21,7 +21,7 @@ from bittern.format.container import CHUNK_OVERHEAD_BYTES, Reader, Writer, stage
 from bittern.format.counts import decode_counts, encode_counts
 from bittern.format.edit import cat, trim_to_share
 from bittern.format.entropy import EntropyModel
-from bittern.model.allocation import choose, frame_weights, ladder, solve
+from bittern.model.allocation import frame_weights, ladder, solve
 
 MODEL = EntropyModel(golden_weights(), "golden")
 EXAMPLE = Path(__file__).parents[1] / "examples/speech.flac"
@@ -174,7 +174,7 @@ def allocated(codec: Codec) -> dict[float, np.ndarray]:
     found = {}
     for kbps in (3.0, 6.0, 9.0):
         budget = kbps * 20 * errors.shape[1]
-        _, chosen = solve(lambda t: choose(errors[..., rungs], weights, bits, t), bits, budget)
+        _, chosen = solve(errors[..., rungs], weights, bits, budget)
         found[kbps] = cut_to(codes.numpy(), rungs[chosen])
     return found
 

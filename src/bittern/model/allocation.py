@@ -7,11 +7,10 @@ a bit must take away:
     choose k_f to minimise  sum_f  w_f D_f(k_f) + tradeoff * (bits(k_f) + CHANGE_BITS [k_f != k_(f-1)])
     w_f = 10^(LEVEL_POWER * (level_f - highest level nearby) / 20), levels in dB
 
-A file is solved by the Viterbi algorithm; a stream, which has no frames ahead, by one decision a frame.
-Which rule, ladder and constants: docs/decisions/007-stages-per-frame.md.
+What is known whole is solved by the Viterbi algorithm; a stream, which has no frames ahead, by one decision
+a frame. Trade-offs mean the same to both. Those that make a bitrate are found by bisection, or, where not
+all is known, by following what was spent. Measured in docs/decisions/007-stages-per-frame.md.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,10 @@ CHANGE_BITS = 6.0  # what a change of the number of stages is taken to cost
 
 _DB = 20 / np.log(10)  # dB to a neper
 _SPAN = (-12.0, 12.0)  # of the logarithm of a trade-off to base 2, in units of the errors to a bit
+_LENIENCE = 250  # frames' worth of bits too many at which a stream's trade-off has doubled
+_SLOWER = 1500  # frames after which a lasting debt has doubled it once more
+_BLOCK = 32  # frames, see `choose`
+_NEAR = 1.0  # how far a trade-off is looked for from one that is near
 _POINTS = 16  # trade-offs tried at once, in each of so many rounds:
 _ROUNDS = 3
 
@@ -48,6 +51,8 @@ def frame_weights(levels: Floats) -> Floats:
 def choose(errors: Floats, weights: Floats, bits: Floats, tradeoffs: Floats) -> Rungs:
     """The best rungs for frames that are all known, for several trade-offs at once.
 
+    The Viterbi algorithm runs on blocks of frames side by side; between blocks changes are free.
+
     Args:
         errors: [S, F, R], squared errors of the latent at each rung of the ladder.
         weights: [S, F], see `frame_weights`.
@@ -57,46 +62,55 @@ def choose(errors: Floats, weights: Floats, bits: Floats, tradeoffs: Floats) -> 
     Returns:
         [L, S, F].
     """
-    streams, frames, count = errors.shape
-    tradeoffs = tradeoffs[:, None]
-    price = (tradeoffs * bits)[:, None]  # [L, 1, R]
-    penalty = CHANGE_BITS * tradeoffs  # [L, 1]
-    heard = errors * weights[..., None]  # [S, F, R]
-    here = np.arange(count)
-    came = np.empty((frames, len(tradeoffs), streams, count), np.uint8)
-    total = np.zeros((len(tradeoffs), streams, count))
-    for frame in range(frames):
-        changed = total.min(axis=2) + penalty
-        cheaper = changed[..., None] < total
-        came[frame] = np.where(cheaper, total.argmin(axis=2)[..., None], here)
-        total = np.minimum(total, changed[..., None]) + heard[:, frame] + price
-    chosen = np.empty((len(tradeoffs), streams, frames), np.int64)
+    streams, frames, rungs = errors.shape
+    surplus = -frames % _BLOCK
+    heard = np.pad(errors * weights[..., None], ((0, 0), (0, surplus), (0, 0)), mode="edge")
+    heard = heard.reshape(-1, _BLOCK, rungs)  # [M, block, R]
+    price = (tradeoffs[:, None] * bits)[:, None]  # [L, 1, R]
+    penalty = CHANGE_BITS * tradeoffs[:, None]  # [L, 1]
+    total = heard[:, 0] + price  # [L, M, R], the least that leads to each rung
+    bests = np.empty((_BLOCK, *total.shape[:2]), np.int64)  # rungs, and
+    changes = np.empty((_BLOCK, *total.shape), bool)  # whether it is less to come from there
+    for frame in range(1, _BLOCK):
+        bests[frame] = total.argmin(axis=2)
+        changed = (total.min(axis=2) + penalty)[..., None]
+        changes[frame] = changed < total
+        total = np.minimum(total, changed) + heard[:, frame] + price
+    chosen = np.empty((*total.shape[:2], _BLOCK), np.int64)
     at = total.argmin(axis=2)
-    for frame in reversed(range(frames)):
+    for frame in range(_BLOCK - 1, 0, -1):
         chosen[..., frame] = at
-        at = np.take_along_axis(came[frame], at[..., None], axis=2)[..., 0].astype(np.int64)
-    return chosen
+        change = np.take_along_axis(changes[frame], at[..., None], axis=2)[..., 0]
+        at = np.where(change, bests[frame], at)
+    chosen[..., 0] = at
+    return chosen.reshape(len(tradeoffs), streams, -1)[..., :frames]
 
 
-def solve(rule: Callable[[Floats], Rungs], bits: Floats, budget: float) -> tuple[float, Rungs]:
+def solve(
+    errors: Floats, weights: Floats, bits: Floats, budget: float, *, near: float | None = None
+) -> tuple[float, Rungs]:
     """The least trade-off at which frames cost no more than a budget, and what it chooses.
 
     Args:
-        rule: gives rungs [L, ...] for trade-offs [L].
-        bits: [R], what a frame at each rung costs.
+        errors: [S, F, R], as for `choose`.
+        weights: [S, F].
+        bits: [R].
         budget: bits for all the frames together.
+        near: a trade-off that is not far off, where one is known; faster, and less exact.
 
     Returns:
-        The trade-off, and the rungs; with a budget out of reach the cheapest, or the best.
+        The trade-off, and rungs [S, F]; with a budget out of reach the cheapest, or the best.
     """
-    (low, high), chosen = _SPAN, None
-    for _ in range(_ROUNDS):
+    rounds = _ROUNDS
+    (low, high), chosen = _SPAN, np.zeros(0, np.int64)
+    if near is not None:
+        rounds, low, high = 1, np.log2(near) - _NEAR, np.log2(near) + _NEAR
+    for _ in range(rounds):
         points = np.linspace(low, high, _POINTS)
-        tried = rule(2.0**points)
-        within = bits[tried].reshape(_POINTS, -1).sum(axis=1) <= budget
+        tried = choose(errors, weights, bits, 2.0**points)
+        within = bits[tried].sum(axis=(1, 2)) <= budget
         place = int(within.argmax()) if within.any() else _POINTS - 1
         low, high, chosen = points[max(place - 1, 0)], points[place], tried[place]
-    assert chosen is not None
     return float(2.0**high), chosen
 
 
@@ -124,6 +138,73 @@ class LiveChoice:
                 best = np.where(keep, self._rung, best)
             chosen[:, frame] = self._rung = best
         return chosen
+
+
+class FileRate:
+    """Brings frames that are known beforehand to a bitrate, though packing them chunk by chunk.
+
+    One trade-off for all says which share of the bits is each chunk's. What codes come to is known once
+    they are packed, and so each chunk gets its share of what is left.
+    """
+
+    def __init__(self, errors: Floats, weights: Floats, bits: Floats, budget: float) -> None:
+        """Find the trade-off.
+
+        Args:
+            errors: [S, F, R], as for `choose`, of all frames.
+            weights: [S, F].
+            bits: [R], what a frame at each rung costs, before entropy coding.
+            budget: bits for all the frames together, with everything that stands around them.
+        """
+        self._errors, self._weights, self._bits = errors, weights, bits
+        self.left = budget
+        self._ratio = 1.0  # of bits that were spent to those of `bits`
+        self._begin = 0
+        self._solve(budget)
+
+    def _solve(self, budget: float) -> None:
+        self._tradeoff, self._chosen = solve(self._errors, self._weights, self._bits, budget)
+
+    def plan(self, frames: int) -> Rungs:
+        """Rungs [S, frames] of the next chunk."""
+        here = slice(self._begin, self._begin + frames)
+        costs = self._bits[self._chosen[:, self._begin :]]
+        share = costs[:, :frames].sum() / costs.sum()
+        errors, weights = self._errors[:, here], self._weights[:, here]
+        budget = max(self.left, 0.0) * share / self._ratio
+        return solve(errors, weights, self._bits, budget, near=self._tradeoff)[1]
+
+    def try_out(self, rungs: Rungs, spent: float) -> None:
+        """Learn what the first chunk comes to, in bits, and find the trade-off anew."""
+        self._ratio = spent / float(self._bits[rungs].sum())
+        self._solve(self.left / self._ratio)
+
+    def keep(self, rungs: Rungs, spent: float) -> None:
+        """Go on after a chunk that came to so many bits."""
+        self._ratio = spent / float(self._bits[rungs].sum())
+        self.left -= spent
+        self._begin += rungs.shape[1]
+
+
+class LiveRate:
+    """Moves a stream's trade-off so that its average comes to a bitrate and stays there."""
+
+    def __init__(self, target: float, tradeoff: float) -> None:
+        """Begin before the first frame; `target` in bits a frame of a stream."""
+        self._target = target
+        self._start = np.log2(tradeoff)
+        self._debt = self._sum = 0.0  # in frames' worth of bits
+
+    @property
+    def tradeoff(self) -> float:
+        """What to decide the next frames by."""
+        lift = (self._debt + self._sum / _SLOWER) / _LENIENCE
+        return float(2.0 ** np.clip(self._start + lift, *_SPAN))
+
+    def note(self, frames: int, spent: float) -> None:
+        """Take note of what frames, of all streams together, came to in bits."""
+        self._debt += spent / self._target - frames
+        self._sum += self._debt * frames
 
 
 def _weight(levels: Floats, highest: Floats) -> Floats:
