@@ -27,7 +27,7 @@ _SLOWER = 1500  # frames after which a lasting debt has doubled it once more
 _BLOCK = 32  # frames, see `choose`
 _NEAR = 1.0  # how far a trade-off is looked for from one that is near
 _POINTS = 16  # trade-offs tried at once, in each of so many rounds:
-_ROUNDS = 3
+_ROUNDS = 4
 
 Floats = NDArray[np.floating]
 Rungs = NDArray[np.int64]  # places on a ladder
@@ -64,18 +64,19 @@ def choose(errors: Floats, weights: Floats, bits: Floats, tradeoffs: Floats) -> 
     """
     streams, frames, rungs = errors.shape
     surplus = -frames % _BLOCK
-    heard = np.pad(errors * weights[..., None], ((0, 0), (0, surplus), (0, 0)), mode="edge")
-    heard = heard.reshape(-1, _BLOCK, rungs)  # [M, block, R]
-    price = (tradeoffs[:, None] * bits)[:, None]  # [L, 1, R]
+    padding = ((0, 0), (0, surplus), (0, 0))  # frames that cost nothing
+    heard = np.pad(errors * weights[..., None], padding).reshape(-1, _BLOCK, rungs)  # [M, block, R]
+    billed = np.pad(np.broadcast_to(bits, errors.shape), padding).reshape(heard.shape)
+    scale = tradeoffs[:, None, None]
     penalty = CHANGE_BITS * tradeoffs[:, None]  # [L, 1]
-    total = heard[:, 0] + price  # [L, M, R], the least that leads to each rung
+    total = heard[:, 0] + scale * billed[:, 0]  # [L, M, R], the least that leads to each rung
     bests = np.empty((_BLOCK, *total.shape[:2]), np.int64)  # rungs, and
     changes = np.empty((_BLOCK, *total.shape), bool)  # whether it is less to come from there
     for frame in range(1, _BLOCK):
         bests[frame] = total.argmin(axis=2)
         changed = (total.min(axis=2) + penalty)[..., None]
         changes[frame] = changed < total
-        total = np.minimum(total, changed) + heard[:, frame] + price
+        total = np.minimum(total, changed) + heard[:, frame] + scale * billed[:, frame]
     chosen = np.empty((*total.shape[:2], _BLOCK), np.int64)
     at = total.argmin(axis=2)
     for frame in range(_BLOCK - 1, 0, -1):
@@ -89,7 +90,7 @@ def choose(errors: Floats, weights: Floats, bits: Floats, tradeoffs: Floats) -> 
 def solve(
     errors: Floats, weights: Floats, bits: Floats, budget: float, *, near: float | None = None
 ) -> tuple[float, Rungs]:
-    """The least trade-off at which frames cost no more than a budget, and what it chooses.
+    """The trade-off at which what frames cost is nearest to a budget, and what it chooses.
 
     Args:
         errors: [S, F, R], as for `choose`.
@@ -102,16 +103,16 @@ def solve(
         The trade-off, and rungs [S, F]; with a budget out of reach the cheapest, or the best.
     """
     rounds = _ROUNDS
-    (low, high), chosen = _SPAN, np.zeros(0, np.int64)
+    (low, high), best, chosen = _SPAN, 0.0, np.zeros(0, np.int64)
     if near is not None:
         rounds, low, high = 1, np.log2(near) - _NEAR, np.log2(near) + _NEAR
     for _ in range(rounds):
         points = np.linspace(low, high, _POINTS)
         tried = choose(errors, weights, bits, 2.0**points)
-        within = bits[tried].sum(axis=(1, 2)) <= budget
-        place = int(within.argmax()) if within.any() else _POINTS - 1
-        low, high, chosen = points[max(place - 1, 0)], points[place], tried[place]
-    return float(2.0**high), chosen
+        place = int(np.abs(bits[tried].sum(axis=(1, 2)) - budget).argmin())
+        low, high = points[max(place - 1, 0)], points[min(place + 1, _POINTS - 1)]
+        best, chosen = float(points[place]), tried[place]
+    return 2.0**best, chosen
 
 
 class LiveChoice:
