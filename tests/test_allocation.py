@@ -7,7 +7,7 @@ import pytest
 
 from bittern.model import allocation
 from bittern.model.allocation import (
-    CHANGE_BITS,
+    CHANGE,
     FileRate,
     LiveChoice,
     LiveRate,
@@ -18,7 +18,6 @@ from bittern.model.allocation import (
 )
 
 RUNGS = ladder(32)
-BITS = 10.0 * RUNGS
 
 
 def speech_like(frames: int, seed: int = 0, streams: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -31,21 +30,21 @@ def speech_like(frames: int, seed: int = 0, streams: int = 1) -> tuple[np.ndarra
     return energy[..., None] * np.exp(-slope[..., None] * RUNGS), levels
 
 
-def cost(errors, weights, bits, tradeoff, rungs) -> float:
+def cost(errors, weights, rungs, tradeoff, places) -> float:
     """The sum in the module's docstring, term by term, for one stream."""
-    total = 0.0
-    for frame, rung in enumerate(rungs):
-        changes = frame > 0 and rungs[frame - 1] != rung
-        total += weights[frame] * errors[frame, rung]
-        total += tradeoff * (bits[rung] + CHANGE_BITS * changes)
+    total, before = 0.0, places[0]
+    for frame, place in enumerate(places):
+        total += weights[frame] * errors[frame, place] + tradeoff * rungs[place] ** 2
+        total += tradeoff * CHANGE * 2 * rungs[before] * (place != before)
+        before = place
     return total
 
 
 @pytest.mark.parametrize(
     ("stages", "expected"),
-    [(1, [1]), (2, [1, 2]), (8, [1, 2, 3, 4, 6, 8]), (12, [1, 2, 3, 4, 6, 8, 11, 12])],
+    [(1, [1]), (2, [1, 2]), (8, [1, 2, 3, 4, 5, 6, 8]), (12, [1, 2, 3, 4, 5, 6, 8, 10, 12])],
 )
-def test_the_ladder_rises_by_the_root_of_two_to_the_last_stage(stages: int, expected: list[int]):
+def test_the_ladder_rises_by_thirds_of_octaves_to_the_last_stage(stages: int, expected: list[int]):
     assert ladder(stages).tolist() == expected
 
 
@@ -64,47 +63,47 @@ def test_frames_beside_a_louder_one_count_less():
 @pytest.mark.parametrize("seed", range(8))
 def test_what_is_chosen_costs_least_of_all_there_is(seed: int):
     errors, levels = speech_like(6, seed)
-    errors, bits = errors[..., 2:6], BITS[2:6]
+    errors, rungs = errors[..., 3:7], RUNGS[3:7]
     weights = frame_weights(levels)
     for tradeoff in (0.3, 1.0, 3.0):
         best = min(
-            cost(errors[0], weights[0], bits, tradeoff, rungs)
-            for rungs in itertools.product(range(4), repeat=6)
+            cost(errors[0], weights[0], rungs, tradeoff, places)
+            for places in itertools.product(range(4), repeat=6)
         )
-        chosen = choose(errors, weights, bits, np.array([tradeoff]))[0, 0]
-        assert cost(errors[0], weights[0], bits, tradeoff, chosen) == pytest.approx(best)
+        chosen = choose(errors, weights, rungs, np.array([tradeoff]))[0, 0]
+        places = np.searchsorted(rungs, chosen)
+        assert cost(errors[0], weights[0], rungs, tradeoff, places) == pytest.approx(best)
 
 
 def test_streams_and_tradeoffs_are_solved_side_by_side_as_alone():
     errors, levels = speech_like(100, streams=3)
     weights = frame_weights(levels)
     tradeoffs = np.array([0.5, 2.0])
-    together = choose(errors, weights, BITS, tradeoffs)
+    together = choose(errors, weights, RUNGS, tradeoffs)
     for place, tradeoff in enumerate(tradeoffs):
         for stream in range(3):
             one = slice(stream, stream + 1)
-            alone = choose(errors[one], weights[one], BITS, np.array([tradeoff]))
+            alone = choose(errors[one], weights[one], RUNGS, np.array([tradeoff]))
             assert np.array_equal(together[place, stream], alone[0, 0])
 
 
-@pytest.mark.parametrize("target", [20, 60, 110, 200])
+@pytest.mark.parametrize("target", [2, 6, 11, 20])
 def test_a_budget_is_met(target: int):
     errors, levels = speech_like(1_000)
     weights = frame_weights(levels)
-    tradeoff, chosen = solve(errors, weights, BITS, target * 1_000)
-    spent = BITS[chosen].sum()
-    assert spent == pytest.approx(target * 1_000, rel=0.01)
-    again, near = solve(errors, weights, BITS, target * 1_000, near=tradeoff * 1.3)
-    assert again == pytest.approx(tradeoff, rel=0.1)
-    assert BITS[near].sum() == pytest.approx(target * 1_000, rel=0.07)
+    tradeoff, chosen = solve(errors, weights, RUNGS, target * 1_000)
+    assert chosen.sum() == pytest.approx(target * 1_000, rel=0.01)
+    again, near = solve(errors, weights, RUNGS, target * 1_000, near=tradeoff * 1.3)
+    assert again == pytest.approx(tradeoff, rel=0.15)
+    assert near.sum() == pytest.approx(target * 1_000, rel=0.07)
 
 
 def test_a_budget_out_of_reach_gives_the_cheapest_or_the_best():
     errors, levels = speech_like(50)
     weights = frame_weights(levels)
-    assert (solve(errors, weights, BITS, 0)[1] == 0).all()
-    generous = solve(errors, weights, BITS, 1e9)[1]
-    assert generous.mean() > len(RUNGS) - 1.5
+    assert (solve(errors, weights, RUNGS, 0)[1] == 1).all()
+    generous = solve(errors, weights, RUNGS, 1e9)[1]
+    assert (generous == 32).all()
 
 
 def test_no_frame_changes_for_what_no_listener_gains():
@@ -114,15 +113,15 @@ def test_no_frame_changes_for_what_no_listener_gains():
     errors[:] = errors[:, :1]
     errors[:, 16:] *= 8
     errors *= np.random.default_rng(0).uniform(0.97, 1.03, (1, 32, 1))
-    chosen = choose(errors, weights, BITS, np.array([1.0]))[0, 0]
+    chosen = choose(errors, weights, RUNGS, np.array([1.0]))[0, 0]
     assert (np.diff(chosen) != 0).nonzero()[0].tolist() == [15]
     assert chosen[20] > chosen[10]
 
 
 def test_a_stream_decides_as_frames_come_in_any_portions():
     errors, levels = speech_like(200, streams=2)
-    whole = LiveChoice(2, BITS).push(errors, levels, 1.0)
-    live = LiveChoice(2, BITS)
+    whole = LiveChoice(2, RUNGS).push(errors, levels, 1.0)
+    live = LiveChoice(2, RUNGS)
     borders = [0, 1, 2, 30, 31, 120, 200]
     parts = [
         live.push(errors[:, begin:end], levels[:, begin:end], 1.0)
@@ -131,21 +130,21 @@ def test_a_stream_decides_as_frames_come_in_any_portions():
     assert np.array_equal(np.concatenate(parts, axis=1), whole)
     future = errors.copy()
     future[:, 100:] *= 9
-    assert np.array_equal(LiveChoice(2, BITS).push(future, levels, 1.0)[:, :100], whole[:, :100])
+    assert np.array_equal(LiveChoice(2, RUNGS).push(future, levels, 1.0)[:, :100], whole[:, :100])
 
 
 def test_a_stream_and_a_file_spend_alike_at_one_tradeoff():
     errors, levels = speech_like(3_000)
     for tradeoff in (0.5, 1.0, 2.0):
-        file = choose(errors, frame_weights(levels), BITS, np.array([tradeoff]))[0]
-        stream = LiveChoice(1, BITS).push(errors, levels, tradeoff)
-        assert BITS[stream].sum() == pytest.approx(BITS[file].sum(), rel=0.15)
+        file = choose(errors, frame_weights(levels), RUNGS, np.array([tradeoff]))[0]
+        stream = LiveChoice(1, RUNGS).push(errors, levels, tradeoff)
+        assert stream.sum() == pytest.approx(file.sum(), rel=0.15)
 
 
-def packed(rungs: np.ndarray) -> float:
+def packed(counts: np.ndarray) -> float:
     """What a packer might make of a chunk: less than the nominal bits, by how much depends on them."""
-    nominal = BITS[rungs].sum()
-    return 200 + rungs.size * 1.7 + nominal * (0.8 + 0.15 * (nominal / rungs.size / 320))
+    nominal = 10 * counts.sum()
+    return 200 + counts.size * 1.7 + nominal * (0.8 + 0.15 * (nominal / counts.size / 320))
 
 
 @pytest.mark.parametrize("chunk", [50, 304])
@@ -153,31 +152,33 @@ def packed(rungs: np.ndarray) -> float:
 def test_a_file_comes_to_its_bitrate_whatever_packing_saves(target: int, chunk: int):
     errors, levels = speech_like(730)
     budget = target * 730.0
-    rate = FileRate(errors, frame_weights(levels), BITS, budget)
+    rate = FileRate(errors, frame_weights(levels), RUNGS, budget, 10)
     spent = 0.0
     for begin in range(0, 730, chunk):
         frames = min(chunk, 730 - begin)
         if begin == 0:
             first = rate.plan(frames)
             rate.try_out(first, packed(first))
-        rungs = rate.plan(frames)
-        assert rungs.shape == (1, frames)
-        spent += packed(rungs)
-        rate.keep(rungs, packed(rungs))
+        counts = rate.plan(frames)
+        assert counts.shape == (1, frames)
+        spent += packed(counts)
+        rate.keep(counts, packed(counts))
     assert spent == pytest.approx(budget, rel=0.02)
 
 
-@pytest.mark.parametrize("start", [0.2, 1.0, 8.0])
+@pytest.mark.parametrize("off", [1 / 3, 1, 3])
 @pytest.mark.parametrize("portion", [1, 25, 304])
-def test_a_stream_comes_to_its_bitrate_within_a_minute(start: float, portion: int):
+def test_a_stream_comes_to_its_bitrate_within_a_minute(off: float, portion: int):
+    """Also from a trade-off that is off by so much at the start."""
     errors, levels = speech_like(6_000, seed=3)
-    target, rate, live = 60.0, LiveRate(60.0, start), LiveChoice(1, BITS)
+    right, _ = solve(errors, frame_weights(levels), RUNGS, 6_000 * 60 / 9)
+    rate, live = LiveRate(60.0, right * off), LiveChoice(1, RUNGS)
     spent = np.zeros(6_000)
     for begin in range(0, 6_000, portion):
         here = slice(begin, begin + portion)
-        rungs = live.push(errors[:, here], levels[:, here], rate.tradeoff)
-        spent[here] = BITS[rungs[0]] * 0.9
-        rate.note(rungs.size, spent[here].sum())
-    assert spent[3_000:].mean() == pytest.approx(target, rel=0.05)
-    if start == 1.0:
-        assert spent[:3_000].mean() == pytest.approx(target, rel=0.05)
+        counts = live.push(errors[:, here], levels[:, here], rate.tradeoff)
+        spent[here] = 9.0 * counts[0]
+        rate.note(counts.size, spent[here].sum())
+    assert spent[3_000:].mean() == pytest.approx(60, rel=0.05)
+    if off == 1:
+        assert spent[:3_000].mean() == pytest.approx(60, rel=0.05)

@@ -170,12 +170,11 @@ def allocated(codec: Codec) -> dict[float, np.ndarray]:
     bands = codec.config.envelope_bands
     levels = latent[:, :bands].mean(dim=1).numpy() / codec.config.envelope_weight
     rungs = ladder(len(words))
-    weights, bits = frame_weights(levels), 10.0 * rungs
+    weights = frame_weights(levels)
     found = {}
     for kbps in (3.0, 6.0, 9.0):
-        budget = kbps * 20 * errors.shape[1]
-        _, chosen = solve(errors[..., rungs], weights, bits, budget)
-        found[kbps] = cut_to(codes.numpy(), rungs[chosen])
+        budget = kbps * 2 * errors.shape[1]
+        found[kbps] = cut_to(codes.numpy(), solve(errors[..., rungs], weights, rungs, budget)[1])
     return found
 
 
