@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from bittern.format import container as bitstream
 from bittern.format import entropy
 from bittern.format.container import Header, Reader, Writer
 from bittern.format.entropy import EntropyModel
@@ -50,7 +49,7 @@ def write(codes: np.ndarray, model: EntropyModel, *, live: bool = False, **field
     header = header_for(model, codes.shape[1], **fields)
     samples = codes.shape[2] * header.hop_length
     file = io.BytesIO()
-    writer = Writer(file, header, live=live, coder=model)
+    writer = Writer(file, header, live=live, find_coder=lambda _: model)
     for begin in range(0, codes.shape[2], header.chunk_frames):
         writer.write(codes[..., begin : begin + header.chunk_frames])
     writer.finish(samples, samples)
@@ -59,10 +58,9 @@ def write(codes: np.ndarray, model: EntropyModel, *, live: bool = False, **field
 
 def read(data: bytes, model: EntropyModel) -> np.ndarray:
     """The codes [S, k, F] of a file."""
-    reader = Reader(io.BytesIO(data), "file")
-    header = reader.header
-    parts = [bitstream.unpack(chunk, header, coder=model) for chunk in reader]
-    return np.concatenate([np.zeros((header.streams, header.stages, 0), np.int64), *parts], axis=2)
+    reader = Reader(io.BytesIO(data), "file", find_coder=lambda _: model)
+    empty = np.zeros((reader.header.streams, reader.header.stages, 0), np.int64)
+    return np.concatenate([empty, *reader.codes()], axis=2)
 
 
 def digest(data: bytes | np.ndarray) -> str:

@@ -1,10 +1,12 @@
-"""Coder 1 written a second time, from docs/format.md: plain integers, no BLAS, no `bittern`.
+"""Payloads written a second time, from docs/format.md: plain integers, no BLAS, no `bittern`.
 
-Slow and short on purpose. It reads an `entropy.safetensors` itself, works out frequencies in int64
-with shifts, divides with Python's floats, and codes ranges in integers of any length.
+Slow and short on purpose, and for one stream. It reads an `entropy.safetensors` itself, works out
+frequencies in int64 with shifts, divides with Python's floats, and codes ranges in integers of any length.
 """
 
+import itertools
 import json
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +30,11 @@ class Reference(NamedTuple):
                 found[name] = flat.reshape(at["shape"]).astype(np.int64)
         return cls(found)
 
-    def context(self, stage: int, codes: np.ndarray) -> np.ndarray:
-        """What the codes [F] of one stage add for those after it: [F, E]."""
-        return self.w["embed"][stage][codes] << self.w["embed_shift"][stage]
+    def context(self, stage: int, code: int) -> np.ndarray:
+        """What a code adds for those after it: [E]; nothing if there is none."""
+        if code < 0:
+            return np.zeros(self.w["embed"].shape[2], np.int64)
+        return self.w["embed"][stage][code] << self.w["embed_shift"][stage]
 
     def frequencies(self, stage: int, window: np.ndarray) -> list[int]:
         """From what a code's network sees, [3 * E]."""
@@ -47,75 +51,227 @@ class Reference(NamedTuple):
         return counts
 
 
+class Chunk:
+    """What is known of a chunk while its codes come, in order."""
+
+    def __init__(self, model: Reference, stages: int, frames: int) -> None:
+        self.model = model
+        self.codes = np.full((stages, frames), -1)
+        self.context = np.zeros((frames + 2, model.w["embed"].shape[2]), np.int64)
+
+    def frequencies(self, stage: int, frame: int) -> list[int]:
+        if stage:
+            return self.model.frequencies(stage, self.window(frame))
+        none = np.zeros_like(self.context[0])
+        back = [
+            self.model.context(0, self.codes[0, frame - n]) if frame >= n else none for n in (1, 2)
+        ]
+        return self.model.frequencies(0, np.concatenate([*back, none]))
+
+    def window(self, frame: int) -> np.ndarray:
+        """[3 * E], without the codes that stand beside those of this part."""
+        return self.known[frame : frame + 3].ravel()
+
+    def begin_part(self) -> None:
+        """Codes of a part see what was there before the part."""
+        self.known = self.context.copy()
+
+    def note(self, stage: int, frame: int, code: int) -> None:
+        self.codes[stage, frame] = code
+        self.context[frame + 1] += self.model.context(stage, code)
+
+
+class RangeEncoder:
+    def __init__(self) -> None:
+        self.low, self.width, self.words = 0, 2**64 - 1, 2
+
+    def push(self, counts: list[int], symbol: int) -> None:
+        unit = self.width >> 24
+        self.low, self.width = self.low + unit * sum(counts[:symbol]), unit * counts[symbol]
+        if self.width < 2**32:
+            self.low, self.width, self.words = self.low << 32, self.width << 32, self.words + 1
+
+    def finish(self) -> bytes:
+        point = (self.low + 2**32 - 1) >> 32  # all its further digits may be zeros
+        return point.to_bytes(4 * (self.words - 1), "big").rstrip(b"\0") or b"\0"
+
+
+class RangeDecoder:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.low, self.width, self.words = 0, 2**64 - 1, 2
+
+    def pull(self, counts: list[int]) -> int:
+        unit = self.width >> 24
+        digits = self.data.ljust(4 * self.words, b"\0")[: 4 * self.words]
+        place = (int.from_bytes(digits, "big") - self.low) // unit
+        symbol = int(np.searchsorted(np.cumsum(counts), place, side="right"))
+        self.low, self.width = self.low + unit * sum(counts[:symbol]), unit * counts[symbol]
+        if self.width < 2**32:
+            self.low, self.width, self.words = self.low << 32, self.width << 32, self.words + 1
+        return symbol
+
+
+# version 1, coder 1
+
+
 def encode(model: Reference, codes: np.ndarray, bits: int) -> bytes:
     """The payload of a chunk of one stream, codes [k, F]."""
-    payload = b""
-    context = np.zeros((codes.shape[1] + 2, model.w["embed"].shape[2]), np.int64)
+    chunk, payload = Chunk(model, *codes.shape), b""
     for stage, row in enumerate(codes):
-        low, width, words = 0, 2**64 - 1, 2
-        for frame, code in enumerate(row):
-            counts = model.frequencies(stage, _window(model, stage, context, row, frame))
-            unit = width >> 24
-            low, width = low + unit * sum(counts[:code]), unit * counts[code]
-            if width < 2**32:
-                low, width, words = low << 32, width << 32, words + 1
-        point = (low + 2**32 - 1) >> 32  # all its further digits may be zeros
-        data = point.to_bytes(4 * (words - 1), "big").rstrip(b"\0") or b"\0"
-        raw = "".join(f"{code:0{bits}b}" for code in row)
-        raw += "0" * (-len(raw) % 8)
-        length = [len(data) & 127] if len(data) < 128 else [len(data) & 127 | 128, len(data) >> 7]
-        if len(length) + len(data) < 1 + len(raw) // 8:
-            payload += bytes(length) + data
-        else:
-            payload += b"\0" + int(raw, 2).to_bytes(len(raw) // 8, "big")
-        context[1:-1] += model.context(stage, row)
+        data = encode_layer(chunk, [(stage, range(len(row)))], codes)
+        raw = pack_bits(row.tolist(), bits)
+        short = len(varint(len(data))) + len(data) < 1 + len(raw)
+        payload += varint(len(data)) + data if short else b"\0" + raw
     return payload
 
 
 def decode(model: Reference, payload: bytes, stages: int, frames: int, bits: int) -> np.ndarray:
     """The codes [k, F] of a chunk of one stream."""
-    codes = np.zeros((stages, frames), np.int64)
-    context = np.zeros((frames + 2, model.w["embed"].shape[2]), np.int64)
-    for stage, row in enumerate(codes):
-        length, payload = payload[0], payload[1:]
-        if length >= 128:
-            length, payload = length - 128 + 128 * payload[0], payload[1:]
-        if length:
-            data, payload = payload[:length], payload[length:]
-            _decode_stage(model, stage, data, context, row)
-        else:
-            size = -(-frames * bits // 8)
-            digits = f"{int.from_bytes(payload[:size], 'big'):0{8 * size}b}"
-            row[:] = [int(digits[i * bits : (i + 1) * bits], 2) for i in range(frames)]
-            payload = payload[size:]
-        context[1:-1] += model.context(stage, row)
+    chunk = Chunk(model, stages, frames)
+    for stage in range(stages):
+        length, payload = read_varint(payload)
+        size = length or -(-frames * bits // 8)
+        data, payload = payload[:size], payload[size:]
+        decode_layer(chunk, [(stage, range(frames))], data, bits, coded=length > 0)
     assert not payload
-    return codes
+    return chunk.codes
 
 
-def _decode_stage(
-    model: Reference, stage: int, data: bytes, context: np.ndarray, row: np.ndarray
-) -> None:
-    """Fill `row` from a stage's bytes."""
-    digits = data.ljust(4 * len(row) + 12, b"\0")  # a code takes less than 4 bytes
-    low, width, words = 0, 2**64 - 1, 2
-    for frame in range(len(row)):
-        counts = model.frequencies(stage, _window(model, stage, context, row, frame))
-        unit = width >> 24
-        place = (int.from_bytes(digits[: 4 * words], "big") - low) // unit
-        code = int(np.searchsorted(np.cumsum(counts), place, side="right"))
-        low, width = low + unit * sum(counts[:code]), unit * counts[code]
-        if width < 2**32:
-            low, width, words = low << 32, width << 32, words + 1
-        row[frame] = code
+# version 2
 
 
-def _window(
-    model: Reference, stage: int, context: np.ndarray, row: np.ndarray, frame: int
+def encode_ragged(
+    model: Reference | None, codes: np.ndarray, layers: int, most: int, bits: int
+) -> bytes:
+    """The payload of a chunk of one stream, codes [k, F] with -1 where a frame has none."""
+    counts = (codes >= 0).sum(axis=0).tolist()
+    coded, raw = encode_counts(counts, most), bytes(counts)
+    payload = bytes([layers]) + piece(coded, raw)
+    chunk = Chunk(model, *codes.shape) if model else None
+    for layer in parts_of_layers(counts, layers):
+        raw = pack_bits([int(codes[stage, f]) for stage, frames in layer for f in frames], bits)
+        payload += piece(encode_layer(chunk, layer, codes) if chunk else None, raw)
+    return payload
+
+
+def decode_ragged(
+    model: Reference, payload: bytes, layers: int, frames: int, most: int, bits: int
 ) -> np.ndarray:
-    """[3 * E]; `context` has a frame of nothing at either end, the first stage looks back only."""
-    if stage:
-        return context[frame : frame + 3].ravel()
-    none = np.zeros_like(context[0])
-    back = [model.context(0, row[frame - n]) if frame >= n else none for n in (1, 2)]
-    return np.concatenate([*back, none])
+    """The codes [most, F] of a chunk of one stream, of which `layers` layers are there."""
+    total, payload = payload[0], payload[1:]
+    coded, data, payload = read_piece(payload)
+    counts = decode_counts(data, frames, most) if coded else list(data)
+    chunk = Chunk(model, most, frames)
+    for layer in parts_of_layers(counts, total)[:layers]:
+        coded, data, payload = read_piece(payload)
+        decode_layer(chunk, layer, data, bits, coded=coded)
+    assert not payload
+    return chunk.codes
+
+
+def parts_of_layers(counts: list[int], layers: int) -> list[list[tuple[int, list[int]]]]:
+    """For each layer its parts: a stage, and the frames that get it."""
+    found = []
+    for layer in range(layers):
+        stages_of = [
+            range(-(-count * layer // layers), -(-count * (layer + 1) // layers))
+            for count in counts
+        ]
+        parts = [
+            (stage, [frame for frame, stages in enumerate(stages_of) if stage in stages])
+            for stage in range(max(counts))
+        ]
+        found.append([(stage, frames) for stage, frames in parts if frames])
+    return found
+
+
+def encode_counts(counts: list[int], most: int) -> bytes:
+    encoder = RangeEncoder()
+    for count, frequencies in zip(counts, count_frequencies(counts, most), strict=False):
+        encoder.push(frequencies, count)
+    return encoder.finish()
+
+
+def decode_counts(data: bytes, frames: int, most: int) -> list[int]:
+    decoder, counts = RangeDecoder(data), []
+    frequencies = count_frequencies(counts, most)
+    while len(counts) < frames:
+        counts.append(decoder.pull(next(frequencies)))
+    return counts
+
+
+def count_frequencies(counts: list[int], most: int) -> Iterator[list[int]]:
+    """Of each count in turn; `counts` may grow while this goes on."""
+    for place in range(1 << 30):
+        before = counts[:place]
+        weights = [1 + 4 * before.count(n) for n in range(most + 1)]
+        if before:
+            weights[before[-1]] += 128
+            for last, following in itertools.pairwise(before):
+                if last == before[-1]:
+                    weights[following] += 64
+        found = [1 + n * (TOTAL - most - 1) // sum(weights) for n in weights]
+        found[weights.index(max(weights))] += TOTAL - sum(found)
+        yield found
+
+
+def piece(coded: bytes | None, raw: bytes) -> bytes:
+    if coded is not None and len(coded) < len(raw):
+        return varint(2 * len(coded)) + coded
+    return varint(2 * len(raw) + 1) + raw
+
+
+def read_piece(payload: bytes) -> tuple[bool, bytes, bytes]:
+    """Whether it is coded, its bytes, and what follows."""
+    value, payload = read_varint(payload)
+    return value % 2 == 0, payload[: value // 2], payload[value // 2 :]
+
+
+# what both have in common
+
+
+def encode_layer(chunk: Chunk, layer, codes: np.ndarray) -> bytes:
+    encoder = RangeEncoder()
+    for stage, frames in layer:
+        chunk.begin_part()
+        for frame in frames:
+            encoder.push(chunk.frequencies(stage, frame), int(codes[stage, frame]))
+            chunk.note(stage, frame, int(codes[stage, frame]))
+    return encoder.finish()
+
+
+def decode_layer(chunk: Chunk, layer, data: bytes, bits: int, *, coded: bool) -> None:
+    decoder = RangeDecoder(data)
+    digits = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}"
+    for stage, frames in layer:
+        chunk.begin_part()
+        for frame in frames:
+            if coded:
+                code = decoder.pull(chunk.frequencies(stage, frame))
+            else:
+                code, digits = int(digits[:bits], 2), digits[bits:]
+            chunk.note(stage, frame, code)
+
+
+def pack_bits(codes: list[int], bits: int) -> bytes:
+    digits = "".join(f"{code:0{bits}b}" for code in codes)
+    digits += "0" * (-len(digits) % 8)
+    return bytes(int(digits[i : i + 8], 2) for i in range(0, len(digits), 8))
+
+
+def varint(value: int) -> bytes:
+    digits = []
+    while value >= 128:
+        digits.append(value % 128 + 128)
+        value //= 128
+    return bytes([*digits, value])
+
+
+def read_varint(data: bytes) -> tuple[int, bytes]:
+    value = size = 0
+    while True:
+        value += data[size] % 128 << 7 * size
+        size += 1
+        if data[size - 1] < 128:
+            return value, data[size:]

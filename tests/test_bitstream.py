@@ -13,13 +13,15 @@ from bittern.errors import FormatError
 from bittern.format.container import (
     CHUNK_OVERHEAD_BYTES,
     HEADER_BYTES,
-    Chunk,
     Header,
     Reader,
     Writer,
     pack,
+    stage_counts,
     unpack,
 )
+
+VERSIONS = (1, 2)
 
 
 def header_of(**changes) -> Header:
@@ -39,8 +41,14 @@ def header_of(**changes) -> Header:
 
 
 def random_codes(header: Header, frames: int, seed: int = 0) -> np.ndarray:
+    """[S, k, F]; in version 2 each frame has 0 to k of them, -1 in place of the others."""
+    generator = np.random.default_rng(seed)
     shape = (header.streams, header.stages, frames)
-    return np.random.default_rng(seed).integers(0, 2**header.bits_per_code, shape)
+    codes = generator.integers(0, 2**header.bits_per_code, shape)
+    if header.version == 1:
+        return codes
+    counts = generator.integers(0, header.stages + 1, (header.streams, 1, frames))
+    return np.where(np.arange(header.stages)[:, None] < counts, codes, -1)
 
 
 def write_file(header: Header, codes: np.ndarray, samples: int, *, live: bool = False) -> bytes:
@@ -56,9 +64,8 @@ def write_file(header: Header, codes: np.ndarray, samples: int, *, live: bool = 
 
 def read_file(data: bytes) -> tuple[Header, np.ndarray]:
     reader = Reader(io.BytesIO(data), "x.btn")
-    chunks = [unpack(chunk, reader.header) for chunk in reader]
-    stages = reader.header.stages
-    codes = np.concatenate([np.zeros((reader.header.streams, stages, 0), int), *chunks], axis=2)
+    empty = np.zeros((reader.header.streams, reader.header.stages, 0), int)
+    codes = np.concatenate([empty, *reader.codes()], axis=2)
     return reader.header, codes
 
 
@@ -87,8 +94,11 @@ def example(samples: int = 20_000, *, live: bool = False, **changes) -> tuple[by
     samples=st.integers(0, 2000),
     extra=st.integers(0, 1),
     live=st.booleans(),
+    version=st.sampled_from(VERSIONS),
 )
-def test_what_is_written_is_read(bits, stages, streams, hop, chunk_frames, samples, extra, live):
+def test_what_is_written_is_read(
+    bits, stages, streams, hop, chunk_frames, samples, extra, live, version
+):
     samples = min(samples, 200 * hop)
     data, codes = example(
         samples,
@@ -99,6 +109,7 @@ def test_what_is_written_is_read(bits, stages, streams, hop, chunk_frames, sampl
         hop_length=hop,
         chunk_frames=chunk_frames,
         extra_frames=extra,
+        version=version,
     )
     header, back = read_file(data)
     assert np.array_equal(back, codes)
@@ -113,15 +124,24 @@ def test_packing_equals_writing_bits_one_by_one():
         text = "".join(f"{code:07b}" for code in codes[:, stage].reshape(-1))
         text += "0" * (-len(text) % 8)
         expected += bytes(int(text[i : i + 8], 2) for i in range(0, len(text), 8))
-    assert pack(codes, header) == expected
+    assert pack(codes, header).payload == expected
 
 
-def test_fewer_stages_can_be_unpacked():
-    header = header_of()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_fewer_stages_can_be_unpacked(version: int):
+    header = header_of(version=version)
     codes = random_codes(header, 9)
-    chunk = Chunk(0, 9, 4, pack(codes, header))
+    chunk = pack(codes, header)
     assert np.array_equal(unpack(chunk, header, 2), codes[:, :2])
     assert np.array_equal(unpack(chunk, header, 200), codes)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_stages_of_frames_are_told_without_decoding(version: int):
+    header = header_of(version=version, streams=2, entropy=bytes(8))
+    codes = random_codes(header, 9)
+    chunk = pack(codes, header)
+    assert np.array_equal(stage_counts(chunk, header), (codes >= 0).sum(axis=1))
 
 
 def test_overhead_of_a_minute_at_1500_bit_per_second_is_under_two_percent():
@@ -146,12 +166,12 @@ class OneByteAtATime(io.RawIOBase):
         return self._inner.read(min(size, 1))
 
 
-def test_a_slow_pipe_reads_the_same():
-    data, codes = example(live=True)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_slow_pipe_reads_the_same(version: int):
+    data, codes = example(live=True, version=version)
     reader = Reader(OneByteAtATime(data), "pipe")  # pyright: ignore[reportArgumentType]
     assert reader.header.samples is None
-    back = np.concatenate([unpack(chunk, reader.header) for chunk in reader], axis=2)
-    assert np.array_equal(back, codes)
+    assert np.array_equal(np.concatenate(list(reader.codes()), axis=2), codes)
     assert reader.header.samples == 20_000
     assert reader.bytes_read == len(data)
 
@@ -180,9 +200,22 @@ def test_the_writer_refuses_codes_that_do_not_fit():
         writer.finish(320 * 9, 320 * 9)
 
 
+def test_frames_that_lack_stages_need_version_2_and_lack_the_last_ones():
+    codes = np.zeros((1, 4, 3), int)
+    codes[0, 2:, 1] = -1
+    with pytest.raises(ValueError, match="must be of version 2"):
+        Writer(io.BytesIO(), header_of()).write(codes)
+    writer = Writer(io.BytesIO(), header_of(version=2))
+    writer.write(codes)
+    codes[0, 3, 1] = 0
+    with pytest.raises(ValueError, match="but none at the stage before it"):
+        pack(codes, writer.header)
+
+
 @pytest.mark.parametrize(
     "change",
     [
+        {"version": 3},
         {"sample_rate": 0},
         {"channels": 256},
         {"streams": 0},
@@ -193,6 +226,7 @@ def test_the_writer_refuses_codes_that_do_not_fit():
         {"samples": 5, "source_samples": 6},
         {"samples": -1, "source_samples": -1},
         {"chunk_frames": 65535, "stages": 255, "bits_per_code": 16},
+        {"chunk_frames": 65535, "stages": 128, "bits_per_code": 16, "version": 2},
     ],
 )
 def test_headers_that_make_no_sense_are_refused(change: dict):
@@ -203,8 +237,9 @@ def test_headers_that_make_no_sense_are_refused(change: dict):
 # damage
 
 
-def test_every_truncation_is_reported():
-    data, _ = example(9_000)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_truncation_is_reported(version: int):
+    data, _ = example(9_000, version=version)
     for size in range(len(data)):
         with pytest.raises(FormatError, match=r"^x\.btn: ") as caught:
             read_file(data[:size])
@@ -227,10 +262,10 @@ def test_messages_name_the_chunk_its_time_and_its_byte():
     [
         (lambda d: b"", "not a .btn file (it begins with nothing)"),
         (lambda d: b"RIFF" + d, "not a .btn file (it begins with 52494646)"),
-        (lambda d: d[:4] + b"\x02" + d[5:], "version 2; this Bittern reads version 1"),
+        (lambda d: d[:4] + b"\x03" + d[5:], "version 3; this Bittern reads versions 1 and 2."),
         (lambda d: d[:20], "cut short in the header (byte 20 of 52)"),
         (lambda d: d[:30] + b"\xff" + d[31:], "the header is damaged (bytes 0-51, checksum)"),
-        (lambda d: d + b"\0", "bytes are left over behind the last chunk"),
+        (lambda d: d + b"\0", "bytes are left over after the last chunk"),
         (lambda d: d[:-1], "cut short at byte"),
         (
             lambda d: d[:52] + d[148:],
@@ -258,8 +293,9 @@ def test_an_unknown_coder_is_refused():
         read_file(with_header_field(data, 5, b"\x02"))
 
 
-def test_hostile_headers_and_chunks_are_refused_without_allocating():
-    data, _ = example(live=True)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_hostile_headers_and_chunks_are_refused_without_allocating(version: int):
+    data, _ = example(live=True, version=version)
     generator = np.random.default_rng(0)
     tracemalloc.start()
     for trial in range(400):
@@ -304,9 +340,10 @@ def damaged_copies(data: bytes, count: int, seed: int):
                 yield data[:start] + data[middle:end] + data[start:middle] + data[end:]
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("live", [False, True])
-def test_damaged_files_are_errors_or_exact(live: bool):
-    data, codes = example(live=live)
+def test_damaged_files_are_errors_or_exact(live: bool, version: int):
+    data, codes = example(live=live, version=version)
     results = [attempt(copy) for copy in damaged_copies(data, 500, seed=int(live))]
     messages = [result for result in results if isinstance(result, str)]
     assert len(messages) > 400
@@ -314,15 +351,17 @@ def test_damaged_files_are_errors_or_exact(live: bool):
     assert all(np.array_equal(result, codes) for result in results if not isinstance(result, str))
 
 
-def test_chunks_of_a_file_whose_length_is_known_must_be_full():
-    data, codes = example()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_chunks_of_a_file_whose_length_is_known_must_be_full(version: int):
+    header = header_of(version=version)
+    data, codes = example(version=version)
     out = io.BytesIO()
-    writer = Writer(out, header_of())
+    writer = Writer(out, header)
     writer.write(codes[..., :16])
     short = out.getvalue()
     writer.write(codes[..., 16:20])
     writer.finish(19 * 320, 19 * 320)
-    fixed = replace(header_of(), samples=20 * 320, source_samples=20 * 320).to_bytes()
+    fixed = replace(header, samples=20 * 320, source_samples=20 * 320).to_bytes()
     with pytest.raises(FormatError, match="4 frames are not what the header says"):
         read_file(fixed + out.getvalue()[HEADER_BYTES:])
     assert short[HEADER_BYTES:] == data[HEADER_BYTES : len(short)]

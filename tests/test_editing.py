@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from test_bitstream import example, header_of, random_codes, read_file, write_file
+from test_bitstream import VERSIONS, example, header_of, random_codes, read_file, write_file
 
 import bittern
 import bittern.cli
 from bittern import checkpoint
 from bittern.codec import Codec
 from bittern.errors import FormatError
-from bittern.format.container import Reader, Writer, unpack
+from bittern.format.container import Reader, Writer
 from bittern.format.edit import cat, cut, trim
 from bittern.format.entropy import ENTROPY_FILE
 
@@ -44,9 +44,12 @@ def test_trimming_to_more_stages_than_there_are_is_refused():
 
 
 @pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("first", "end"), [(0, 1), (1, 3), (0, None), (2, None), (3, 9), (1, 4)])
-def test_cutting_keeps_the_codes_of_the_span_and_the_lap(first: int, end: int | None, live: bool):
-    data, codes = example(20_000, live=live)  # 64 frames in chunks of 16
+def test_cutting_keeps_the_codes_of_the_span_and_the_lap(
+    first: int, end: int | None, live: bool, version: int
+):
+    data, codes = example(20_000, live=live, version=version)  # 64 frames in chunks of 16
     out = io.BytesIO()
     cut(reader_of(data), out, first, end, live=live)
     header, back = read_file(out.getvalue())
@@ -81,9 +84,11 @@ def test_cutting_and_joining_at_any_source_rate_gives_files_that_read(source_rat
         assert read_file(out.getvalue())[1].shape[-1] == 2 * frames
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("live", [False, True])
-def test_joining_puts_codes_after_each_other(live: bool):
-    parts = [example(n, chunk_frames=size) for n, size in [(700, 16), (0, 16), (9_000, 7), (1, 9)]]
+def test_joining_puts_codes_after_each_other(live: bool, version: int):
+    sizes = [(700, 16), (0, 16), (9_000, 7), (1, 9)]
+    parts = [example(n, chunk_frames=size, version=version) for n, size in sizes]
     out = io.BytesIO()
     cat([reader_of(data) for data, _ in parts], out, live=live)
     header, back = read_file(out.getvalue())
@@ -92,8 +97,9 @@ def test_joining_puts_codes_after_each_other(live: bool):
     assert header.samples == (4 + 30) * 320 + 1
 
 
-def test_joining_one_file_changes_nothing():
-    data, _ = example()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_joining_one_file_changes_nothing(version: int):
+    data, _ = example(version=version)
     out = io.BytesIO()
     cat([reader_of(data)], out)
     assert out.getvalue() == data
@@ -103,6 +109,7 @@ def test_files_that_do_not_fit_are_not_joined():
     data, _ = example()
     for change, message in [
         ({"stages": 3}, "b: has stages 3, but a has 4"),
+        ({"version": 2}, "b: has version 2, but a has 1"),
         ({"fingerprint": b"12345678"}, "b: has fingerprint"),
         ({"hop_length": 160}, "b: its header does not fit that of a"),
     ]:
@@ -132,8 +139,8 @@ def coded(shipped_codec: Codec, tmp_path: Path) -> np.ndarray:
 
 
 def codes_of(path: Path, codec: Codec) -> np.ndarray:
-    reader = reader_of(path.read_bytes())
-    return np.concatenate([unpack(c, reader.header, coder=codec.entropy) for c in reader], axis=2)
+    reader = Reader(io.BytesIO(path.read_bytes()), path.name, find_coder=lambda _: codec.entropy)
+    return np.concatenate(list(reader.codes()), axis=2)
 
 
 def bittern_without_torch(folder: Path, *argv: str) -> tuple[int, str]:

@@ -22,6 +22,7 @@ from bittern.format import container as bitstream
 from bittern.format import edit as editing
 from bittern.format import payload as packing
 from bittern.format.entropy import ENTROPY_FILE, EntropyModel, power_table
+from bittern.format.payload import Part
 from bittern.format.rangecoder import TOTAL, RangeDecoder, RangeEncoder
 from bittern.training.entropy_fit import FitSettings, fit
 
@@ -145,8 +146,9 @@ def real_codes(codec: Codec, frames: int) -> np.ndarray:
 
 
 def test_frequencies_do_not_depend_on_how_many_are_asked_for(model: EntropyModel) -> None:
-    codes = smooth_codes(200, seed=3)[None]
-    sums = model.context_sums(1, model.embed(0, codes[:, 0]))
+    context = model.embed(0, smooth_codes(200, seed=3)[0])
+    windows = np.lib.stride_tricks.sliding_window_view(context, 3, axis=0).swapaxes(1, 2)
+    sums = model.context_sums(1, windows.reshape(len(windows), -1))
     whole = model.frequencies(1, sums)
     alone = np.concatenate([model.frequencies(1, row[None]) for row in sums])
     assert np.array_equal(whole, alone)
@@ -175,17 +177,22 @@ def test_range_coder_holds_to_the_frequencies() -> None:
 
 def test_golden_bytes() -> None:
     """A model of whole numbers made here, without training: its bytes are the same for ever."""
-    codes = smooth_codes(100, 1)[None]
+    codes = smooth_codes(100, 1)
     stages = golden_stages()
     assert zlib.crc32(b"".join(stages)) == GOLDEN
     chunk = EntropyModel(golden_weights(), "golden").start(1, 100)
     for stage, data in enumerate(stages):
-        assert np.array_equal(chunk.decode(data), codes[:, stage])
+        assert np.array_equal(chunk.decode(whole_stage(stage, 100), data), codes[stage])
 
 
 def golden_stages() -> list[bytes]:
     chunk = EntropyModel(golden_weights(), "golden").start(1, 100)
-    return [chunk.encode(codes[None]) for codes in smooth_codes(100, 1)]
+    codes = smooth_codes(100, 1)
+    return [chunk.encode(whole_stage(stage, 100), row) for stage, row in enumerate(codes)]
+
+
+def whole_stage(stage: int, rows: int) -> list[Part]:
+    return [Part(stage, np.arange(rows))]
 
 
 def golden_weights() -> bytes:
@@ -219,8 +226,9 @@ def likely_codes(model: EntropyModel, streams: int, frames: int, seed: int) -> n
     """Codes [S, K, F] that a model takes for probable: what random bytes decode to."""
     rng = np.random.RandomState(seed)
     chunk = model.start(streams, frames)
-    stages = [chunk.decode(rng.bytes(streams * frames)) for _ in range(model.stages)]
-    return np.stack(stages, axis=1)
+    rows = streams * frames
+    stages = [chunk.decode(whole_stage(k, rows), rng.bytes(rows)) for k in range(model.stages)]
+    return np.stack(stages).reshape(-1, streams, frames).transpose(1, 0, 2)
 
 
 def test_a_model_whose_sums_are_not_exact_is_refused() -> None:

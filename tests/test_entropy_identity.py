@@ -21,6 +21,7 @@ from test_entropy import BITS, STAGES, golden_weights, likely_codes
 import bittern
 from bittern.codec import Codec
 from bittern.format import payload as packing
+from bittern.format import ragged
 from bittern.format.container import Reader
 from bittern.format.entropy import ENTROPY_FILE, EntropyModel
 
@@ -138,6 +139,28 @@ def test_the_golden_file_is_read_and_written_as_ever() -> None:
         for _, coded in packing.split(chunk.payload, STAGES, 2 * CHUNK * BITS // 8)
     ]
     assert sum(raw) == 1
+
+
+def test_the_golden_file_of_version_2_is_read_and_written_as_ever() -> None:
+    golden = ROOT / "tests/golden"
+    model = EntropyModel((golden / ENTROPY_FILE).read_bytes(), "golden")
+    data, codes = (golden / "ragged.btn").read_bytes(), np.load(golden / "ragged.npy").astype(int)
+    assert np.array_equal(read(data, model), codes)
+    chunks = list(Reader(io.BytesIO(data), "golden"))
+    pieces = [ragged.split(chunk.payload, chunk.layers) for chunk in chunks]
+    assert [(chunk.layers, found.total) for chunk, found in zip(chunks, pieces, strict=True)] == [
+        (1, 2),
+        (2, 2),
+        (2, 2),
+    ]
+    assert [[layer.coded for layer in found.layers] for found in pieces] == [
+        [True],
+        [True, True],
+        [False, False],
+    ]
+    for begin, chunk in zip(range(CHUNK, codes.shape[2], CHUNK), chunks[1:], strict=True):
+        part = codes[..., begin : begin + CHUNK]  # the first chunk was trimmed
+        assert ragged.pack(part, BITS, STAGES, model) == (chunk.payload, chunk.layers)
 
 
 @pytest.mark.slow

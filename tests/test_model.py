@@ -250,7 +250,9 @@ def test_an_offset_is_taken_out_as_a_butterworth_filter_does():
     )
 
 
-@pytest.mark.parametrize(("hertz", "most"), [(0, 1e-3), (10, 0.15), (20, 0.15), (30, 0.2), (100, 2), (440, 2)])
+@pytest.mark.parametrize(
+    ("hertz", "most"), [(0, 1e-3), (10, 0.15), (20, 0.15), (30, 0.2), (100, 2), (440, 2)]
+)
 def test_rumble_does_not_come_back_and_what_is_heard_does(hertz, most):
     """The path alone: with silenced networks, what is above 40 Hz passes and what is below does not."""
     torch.manual_seed(0)

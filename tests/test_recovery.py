@@ -12,19 +12,37 @@ import torch
 from synthetic import make_sound
 
 from bittern.errors import CodecError, FormatError
-from bittern.format.container import Chunk, Reader
+from bittern.format.container import Chunk, Reader, Writer
 from bittern.format.salvage import Salvage
 
 CHUNK = 16  # frames, 0.32 s
 
 
-def compressed(codec, samples: int = 64_000, *, live: bool = False, rate: int = 16_000) -> bytes:
+@pytest.fixture(params=[1, 2])
+def version(request: pytest.FixtureRequest) -> int:
+    """Of the files that a test damages."""
+    return request.param
+
+
+def compressed(
+    codec, version: int, samples: int = 64_000, *, live: bool = False, rate: int = 16_000
+) -> bytes:
     from bittern.audio import streams as audio
 
     file = io.BytesIO()
     source = audio.array_stream(make_sound(samples, sample_rate=rate), rate)
     source = replace(source, samples=None) if live else source
     codec.compress_stream(source, file, chunk_seconds=0.32, live=live)
+    return file.getvalue() if version == 1 else as_version_2(file.getvalue(), live=live)
+
+
+def as_version_2(data: bytes, *, live: bool) -> bytes:
+    """The same codes, each frame's as if it had its own number of stages."""
+    reader, file = Reader(io.BytesIO(data), "x"), io.BytesIO()
+    writer = Writer(file, replace(reader.header, version=2), live=live)
+    for codes in reader.codes():
+        writer.write(codes)
+    writer.finish(reader.header.samples, reader.header.source_samples)
     return file.getvalue()
 
 
@@ -46,16 +64,16 @@ def damage(data: bytes, chunks: list[int]) -> bytes:
     return bytes(broken)
 
 
-def test_an_intact_file_is_recovered_as_it_is(tiny_codec):
-    data = compressed(tiny_codec)
+def test_an_intact_file_is_recovered_as_it_is(tiny_codec, version):
+    data = compressed(tiny_codec, version)
     assert torch.equal(
         tiny_codec.decompress(data, recover=True).wav, tiny_codec.decompress(data).wav
     )
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_what_is_outside_the_lost_spans_equals_the_clean_decode(tiny_codec, live):
-    data = compressed(tiny_codec, live=live)
+def test_what_is_outside_the_lost_spans_equals_the_clean_decode(tiny_codec, version, live):
+    data = compressed(tiny_codec, version, live=live)
     clean = tiny_codec.decompress(data).wav
     broken = damage(data, [3, 4, 8])
     with pytest.raises(FormatError):
@@ -74,8 +92,8 @@ def test_what_is_outside_the_lost_spans_equals_the_clean_decode(tiny_codec, live
     assert np.array_equal(recovered[:, same], clean.numpy()[:, same])
 
 
-def test_a_minute_of_which_a_tenth_of_the_chunks_is_destroyed(tiny_codec):
-    data = compressed(tiny_codec, 960_000)
+def test_a_minute_of_which_a_tenth_of_the_chunks_is_destroyed(tiny_codec, version):
+    data = compressed(tiny_codec, version, 960_000)
     clean = tiny_codec.decompress(data).wav.numpy()
     spans = places(data)
     generator = np.random.default_rng(5)
@@ -95,8 +113,8 @@ def test_a_minute_of_which_a_tenth_of_the_chunks_is_destroyed(tiny_codec):
     assert np.array_equal(recovered[:, same], clean[:, same])
 
 
-def test_lost_spans_are_not_silent_and_fade(tiny_codec):
-    data = compressed(tiny_codec)
+def test_lost_spans_are_not_silent_and_fade(tiny_codec, version):
+    data = compressed(tiny_codec, version)
     broken = damage(data, [3, 4, 5, 6])
     wav = tiny_codec.decompress(broken, recover=True).wav[0]
     begin = 3 * CHUNK * 320
@@ -117,8 +135,8 @@ def test_lost_spans_are_not_silent_and_fade(tiny_codec):
         (lambda d, p: d + b"rubbish", []),
     ],
 )
-def test_each_kind_of_damage(tiny_codec, change, lost):
-    data = compressed(tiny_codec)
+def test_each_kind_of_damage(tiny_codec, version, change, lost):
+    data = compressed(tiny_codec, version)
     salvage = Salvage(io.BytesIO(change(data, places(data))), "x")
     original = {chunk.index: chunk for chunk in Reader(io.BytesIO(data), "x")}
     found = {piece.index: piece for piece in salvage if isinstance(piece, Chunk)}
@@ -129,16 +147,16 @@ def test_each_kind_of_damage(tiny_codec, change, lost):
     assert frames == salvage.header.frames
 
 
-def test_a_live_file_cut_short_ends_with_its_last_intact_chunk(tiny_codec):
-    data = compressed(tiny_codec, live=True)
+def test_a_live_file_cut_short_ends_with_its_last_intact_chunk(tiny_codec, version):
+    data = compressed(tiny_codec, version, live=True)
     salvage = Salvage(io.BytesIO(data[: places(data)[5][1] - 1]), "x")
     assert salvage.header.chunks == 5
     assert salvage.header.samples == (5 * CHUNK - 1) * 320
     assert not salvage.gaps
 
 
-def test_hostile_files_are_refused_at_once(tiny_codec):
-    data = compressed(tiny_codec)
+def test_hostile_files_are_refused_at_once(tiny_codec, version):
+    data = compressed(tiny_codec, version)
     header = Reader(io.BytesIO(data), "x").header
     endless = replace(header, samples=2**40, source_samples=2**40).to_bytes()
     for rest in (b"", data[52:], b"\xb7\x7b" * 200_000):
@@ -175,9 +193,9 @@ def damaged_copies(data: bytes, count: int, seed: int):
         yield bytes(broken)
 
 
-def check_damaged(codec, count: int, seed: int) -> None:
+def check_damaged(codec, version: int, count: int, seed: int) -> None:
     for live in (False, True):
-        data = compressed(codec, 32_000, live=live)
+        data = compressed(codec, version, 32_000, live=live)
         original = list(Reader(io.BytesIO(data), "x"))
         whole = codec.decompress(data).wav
         for number, broken in enumerate(damaged_copies(data, count // 2, seed)):
@@ -200,19 +218,19 @@ def check_damaged(codec, count: int, seed: int) -> None:
                 assert torch.isfinite(recovered).all()
 
 
-def test_200_damaged_files(tiny_codec):
-    check_damaged(tiny_codec, 200, 0)
+def test_200_damaged_files(tiny_codec, version):
+    check_damaged(tiny_codec, version, 200, 0)
 
 
 @pytest.mark.slow
-def test_5000_damaged_files(tiny_codec):
-    check_damaged(tiny_codec, 5000, 1)
+def test_5000_damaged_files(tiny_codec, version):
+    check_damaged(tiny_codec, version, 5000, 1)
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100, 8_000])
 @pytest.mark.parametrize("live", [False, True])
-def test_a_span_equals_that_part_of_the_whole(tiny_codec, rate, live):
-    data = compressed(tiny_codec, 5 * rate, rate=rate, live=live)
+def test_a_span_equals_that_part_of_the_whole(tiny_codec, version, rate, live):
+    data = compressed(tiny_codec, version, 5 * rate, rate=rate, live=live)
     whole = tiny_codec.decompress(data).wav
     spans = [(0.0, 1.0), (1.0, None), (2.345, 0.5), (4.9, 3.0), (3.0, 0.0), (9.0, None), (4.0, 1.0)]
     for start, duration in spans:
@@ -225,8 +243,8 @@ def test_a_span_equals_that_part_of_the_whole(tiny_codec, rate, live):
         )
 
 
-def test_a_span_reads_only_the_chunks_it_needs(tiny_codec):
-    data = compressed(tiny_codec, 160_000)
+def test_a_span_reads_only_the_chunks_it_needs(tiny_codec, version):
+    data = compressed(tiny_codec, version, 160_000)
     broken = damage(data, [2, 25])
     part = tiny_codec.decompress(broken, start=5, duration=1).wav
     assert torch.equal(part, tiny_codec.decompress(data).wav[:, 80_000:96_000])

@@ -8,7 +8,6 @@ What a run needs to go on training is not here but in `training/state.py`.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from bittern.config import CodecConfig
 from bittern.errors import ConfigError, ModelError, ModelMismatchError
 from bittern.format import entropy
 from bittern.format.entropy import ENTROPY_FILE, EntropyModel
-from bittern.format.payload import ChunkCoder
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -200,22 +198,3 @@ def find_entropy(wanted: bytes, name: str, model: str | None = None) -> EntropyM
         f"{name}: codes of it must be coded anew, by entropy model {wanted.hex()}, which "
         f"{owner}. Pass --model with the folder of the model that made the file"
     )
-
-
-class DeferredCoder:
-    """An entropy model that is loaded when the first codes need it; a `payload.Coder`."""
-
-    def __init__(self, fingerprint: bytes, find: Callable[[], EntropyModel]) -> None:
-        self.fingerprint = fingerprint
-        self._find = find
-        self._model: EntropyModel | None = None
-
-    def start(self, streams: int, frames: int) -> ChunkCoder:
-        """Begin a chunk.
-
-        Raises:
-            ModelError: the model cannot be found.
-        """
-        if self._model is None:
-            self._model = self._find()
-        return self._model.start(streams, frames)

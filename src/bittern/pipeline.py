@@ -188,7 +188,7 @@ def compress(
     known = source.samples if live else None
     coder = _choose_coder(options.coder, checkpoint)
     header = _header(checkpoint, source, options, known, coder)
-    writer = container.Writer(file, header, live=live, coder=coder)
+    writer = container.Writer(file, header, live=live, find_coder=lambda _: coder)
     channels = header.streams * header.channels
     resampler = Resampler(source.sample_rate, header.sample_rate, channels)
     blocks = _to_model(audio.check_finite(source), resampler, channels, mono=options.mono)
@@ -237,7 +237,8 @@ def decompress(
     began = time.perf_counter()
     if recover and (start > 0 or duration is not None):
         raise ConfigError("a span cannot be recovered alone; recover the whole file")
-    reader = Salvage(file, name) if recover else Reader(file, name)
+    open_reader = Salvage if recover else Reader
+    reader = open_reader(file, name, find_coder=lambda _: checkpoint.entropy)
     _check_fits(reader, checkpoint)
     if (recover or loss) and not engine.config.streamable:
         raise ConfigError(f"{engine.config.name} looks ahead; what is lost cannot be concealed")
@@ -247,7 +248,7 @@ def decompress(
     entry, chunk = _entry(engine, header, first)
     if isinstance(reader, Reader):
         reader.skip(chunk)
-    pieces = _read_pieces(reader, checkpoint.entropy, stages)
+    pieces = _read_pieces(reader, stages)
     if loss:
         pieces = _lose(pieces, loss, silent)
     waves = _decode(engine, pieces, reader, chunk)
@@ -414,15 +415,10 @@ def _check_fits(reader: Reader | Salvage, checkpoint: Checkpoint) -> None:
             )
 
 
-def _read_pieces(
-    reader: Reader | Salvage, coder: Coder | None, stages: int | None
-) -> Iterator[Codes | Lost]:
+def _read_pieces(reader: Reader | Salvage, stages: int | None) -> Iterator[Codes | Lost]:
     """The codes of each chunk, and the gaps between them, in the order of time."""
-    for piece in reader:
-        if isinstance(piece, Gap):
-            yield Lost(piece.frames)
-        else:
-            yield container.unpack(piece, reader.header, stages, coder)
+    for piece in reader.codes(stages):
+        yield Lost(piece.frames) if isinstance(piece, Gap) else piece
 
 
 def _lose(pieces: Iterable[Codes | Lost], loss: BurstLoss, silent: bool) -> Iterator[Codes | Lost]:

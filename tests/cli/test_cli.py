@@ -321,7 +321,7 @@ def test_input_that_cannot_be_compressed(here, run, model, make, code, message):
         (lambda d: b"RIFF" + d[4:], "not a .btn file (it begins with 52494646)"),
         (
             lambda d: d[:4] + b"\x09" + d[5:],
-            ".btn version 9; this Bittern reads version 1. Update Bittern",
+            ".btn version 9; this Bittern reads versions 1 and 2. Update Bittern",
         ),
         (lambda d: b"", "not a .btn file (it begins with nothing)"),
     ],

@@ -54,12 +54,16 @@ def _describe(name: str) -> dict[str, str | int | float | list[float] | None]:
     seconds = (header.source_samples or 0) / header.source_rate
     return {
         "file": label(name),
-        "version": bitstream.VERSION,
+        "version": header.version,
         "seconds": round(seconds, 6),
         "measured_kbps": round(size * 8 / 1000 / seconds, 3) if seconds else None,
         "nominal_kbps": round(header.kbps_per_stage * header.stages, 3),
         "file_bytes": size,
-        **{key: value for key, value in facts.items() if key not in ("fingerprint", "entropy")},
+        **{
+            key: value
+            for key, value in facts.items()
+            if key not in ("fingerprint", "entropy", "version")
+        },
         "frames": header.frames,
         "chunks": header.chunks,
         "model_fingerprint": header.fingerprint.hex(),
@@ -77,7 +81,7 @@ class _Saved:
     def count(self, chunk: bitstream.Chunk, header: bitstream.Header) -> None:
         raw = header.stage_bytes(chunk.frames)
         before = 0
-        for stage in range(chunk.stages):
+        for stage in range(chunk.layers):
             end = len(bitstream.prefix(chunk, header, stage + 1))
             self._bytes[stage] += end - before
             self._raw[stage] += raw
@@ -223,9 +227,5 @@ def _add_entropy_model(command: argparse.ArgumentParser) -> None:
 
 
 def _reader(file: BinaryIO, name: str, args: argparse.Namespace) -> bitstream.Reader:
-    reader = bitstream.Reader(file, name)
-    fingerprint = reader.header.entropy
-    if fingerprint is not None:
-        find = partial(checkpoint.find_entropy, fingerprint, name, args.model)
-        reader.coder = checkpoint.DeferredCoder(fingerprint, find)
-    return reader
+    find = partial(checkpoint.find_entropy, name=name, model=args.model)
+    return bitstream.Reader(file, name, find_coder=find)

@@ -1,12 +1,12 @@
-"""The container `.btn`: packed codes and bytes, read and written piece by piece. No torch here.
+"""The container `.btn`: codes and bytes, read and written piece by piece. No torch here.
 
 Layout, field by field, in docs/format.md:
 
     header (52 or 64 bytes) | chunk 0 | chunk 1 | ... | end chunk, only where the header has no length
 
-A chunk holds the codes of some seconds, stage behind stage, each stage from a whole byte on, so
-that cutting payloads short lowers the bitrate (`editing.py`). What the codes mean is the model's
-business (`transcode.py`); all that is needed to walk, check and trim a file is in its header.
+A chunk holds the codes of some seconds in layers, so that cutting payloads short lowers the bitrate
+(`edit.py`); see `payload.py` for version 1, whose layers are stages, and `ragged.py` for version 2. What
+the codes mean is the model's business; all that is needed to walk, check and trim a file is in its header.
 """
 
 import struct
@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,17 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bittern.errors import FormatError
-from bittern.format import payload as packing
+from bittern.format import payload as whole
+from bittern.format import ragged
 from bittern.format.header import HEADER_BYTES as HEADER_BYTES
 from bittern.format.header import MOST_CHANNELS as MOST_CHANNELS
 from bittern.format.header import RATES as RATES
-from bittern.format.header import VERSION as VERSION
 from bittern.format.header import Header, read_header
-from bittern.format.payload import Coder
+from bittern.format.payload import Coder, CoderFinder, Codes
 
 SYNC = b"\xb7\x7b"
 
-_CHUNK = struct.Struct("<2sIHB3sI")  # sync, index, frames, stages, payload length, CRC
+_CHUNK = struct.Struct("<2sIHB3sI")  # sync, index, frames, layers, payload length, CRC
 _END = struct.Struct("<QQ")
 
 CHUNK_OVERHEAD_BYTES = _CHUNK.size
@@ -43,53 +44,90 @@ class Chunk:
 
     index: int
     frames: int
-    stages: int
+    layers: int  # in version 1 these are stages
     payload: bytes
     file: str = "a payload"  # where it is from, for messages
 
 
-def pack(codes: NDArray[np.int64], header: Header, coder: Coder | None = None) -> bytes:
-    """The payload of codes [S streams, k, F]; see `packing.py`."""
+def pack(codes: Codes, header: Header, coder: Coder | None = None, *, index: int = 0) -> Chunk:
+    """A chunk of codes [S streams, k, F], in version 2 with -1 where a frame has no code.
+
+    Raises:
+        ValueError: a frame lacks a stage before its last, or, in version 1, any.
+    """
+    bits = header.bits_per_code
+    coder = None if header.entropy is None else coder
+    if header.version == 2:
+        payload, layers = ragged.pack(codes, bits, header.stages, coder)
+        return Chunk(index, codes.shape[2], layers, payload)
+    if codes.min(initial=0) < 0:
+        raise ValueError("a frame has no code at a stage, for which a file must be of version 2")
     if header.entropy is None:
-        return packing.pack_raw(codes, header.bits_per_code)
-    return packing.pack_ranged(codes, header.bits_per_code, coder)
+        payload = whole.pack_raw(codes, bits)
+    else:
+        payload = whole.pack_ranged(codes, bits, coder)
+    return Chunk(index, codes.shape[2], codes.shape[1], payload)
 
 
 def unpack(
     chunk: Chunk, header: Header, stages: int | None = None, coder: Coder | None = None
-) -> NDArray[np.int64]:
-    """The codes of a chunk, or of its first `stages` stages: [S streams, k, F].
+) -> Codes:
+    """The codes of a chunk, or of its first `stages` stages.
+
+    Returns:
+        [S streams, k, F]: in version 1 k is what the chunk has, in version 2 what the header says, and
+        -1 stands where a frame has no code.
 
     Raises:
-        FormatError: a range coded payload makes no sense, or there is no coder for it.
+        FormatError: a payload makes no sense, or there is no coder for it.
     """
-    stages = chunk.stages if stages is None else min(stages, chunk.stages)
-    shape = (header.streams, stages, chunk.frames, header.bits_per_code)
-    if header.entropy is None:
-        return packing.unpack_raw(chunk.payload, *shape)
-    try:
-        return packing.unpack_ranged(chunk.payload, *shape, coder)
-    except ValueError as error:
-        raise FormatError(
-            f"{chunk.file}: chunk {chunk.index + 1} cannot be decoded ({error})"
-        ) from None
+    shape = (header.streams, chunk.frames)
+    bits = header.bits_per_code
+    with _telling_chunk(chunk, "cannot be decoded"):
+        if header.version == 2:
+            args = (shape, bits, header.stages, coder)
+            return ragged.unpack(chunk.payload, chunk.layers, *args)[:, :stages]
+        count = chunk.layers if stages is None else min(stages, chunk.layers)
+        if header.entropy is None:
+            return whole.unpack_raw(chunk.payload, shape[0], count, shape[1], bits)
+        return whole.unpack_ranged(chunk.payload, shape[0], count, shape[1], bits, coder)
 
 
-def prefix(chunk: Chunk, header: Header, stages: int) -> bytes:
-    """The payload of a chunk's first `stages` stages; no coder is needed.
+def stage_counts(chunk: Chunk, header: Header) -> NDArray[np.int64]:
+    """How many stages each frame has, [S streams, F]; no coder is needed.
 
     Raises:
-        FormatError: the lengths in a range coded payload make no sense.
+        FormatError: the payload makes no sense.
+    """
+    shape = (header.streams, chunk.frames)
+    if header.version == 1:
+        return np.full(shape, chunk.layers)
+    with _telling_chunk(chunk, "cannot be decoded"):
+        return ragged.read_counts(chunk.payload, chunk.layers, shape, header.stages)
+
+
+def prefix(chunk: Chunk, header: Header, layers: int) -> bytes:
+    """The payload of a chunk's first `layers` layers; no coder is needed.
+
+    Raises:
+        FormatError: the lengths in the payload make no sense.
     """
     width = header.stage_bytes(chunk.frames)
-    if header.entropy is None:
-        return chunk.payload[: stages * width]
+    with _telling_chunk(chunk, "makes no sense"):
+        if header.version == 2:
+            return ragged.prefix(chunk.payload, layers)
+        if header.entropy is None:
+            return chunk.payload[: layers * width]
+        return chunk.payload[: whole.ranged_bytes(chunk.payload, layers, width)]
+
+
+@contextmanager
+def _telling_chunk(chunk: Chunk, what: str) -> Generator[None, None, None]:
+    """Say of an error in a payload which chunk it is in."""
     try:
-        return chunk.payload[: packing.ranged_bytes(chunk.payload, stages, width)]
+        yield
     except ValueError as error:
-        raise FormatError(
-            f"{chunk.file}: chunk {chunk.index + 1} makes no sense ({error})"
-        ) from None
+        raise FormatError(f"{chunk.file}: chunk {chunk.index + 1} {what} ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -99,17 +137,17 @@ class ChunkHead:
     sync: bytes
     index: int
     frames: int
-    stages: int
+    layers: int
     length: int  # of the payload, bytes
     checksum: int
 
     def fits(self, header: Header) -> bool:
         """Whether a chunk of this file, or its end chunk, may look like that."""
-        if self.sync != SYNC or self.stages > header.stages or self.frames > header.chunk_frames:
+        if self.sync != SYNC or self.layers > header.stages or self.frames > header.chunk_frames:
             return False
         if self.frames == 0:
-            return self.stages == 0 and self.length == _END.size and header.samples is None
-        if self.stages == 0 or not header.takes(self.length, self.frames, self.stages):
+            return self.layers == 0 and self.length == _END.size and header.samples is None
+        if self.layers == 0 or not header.takes(self.length, self.frames, self.layers):
             return False
         if header.frames is None:
             return True
@@ -120,8 +158,8 @@ class ChunkHead:
 
 def parse_chunk_head(data: bytes) -> ChunkHead:
     """Read the 16 bytes before a payload."""
-    sync, index, frames, stages, length, checksum = _CHUNK.unpack(data)
-    return ChunkHead(sync, index, frames, stages, int.from_bytes(length, "little"), checksum)
+    sync, index, frames, layers, length, checksum = _CHUNK.unpack(data)
+    return ChunkHead(sync, index, frames, layers, int.from_bytes(length, "little"), checksum)
 
 
 def parse_end(payload: bytes) -> tuple[int, int]:
@@ -133,7 +171,12 @@ class Writer:
     """Writes a file chunk by chunk: `write` as often as needed, then `finish` once."""
 
     def __init__(
-        self, file: BinaryIO, header: Header, *, live: bool = False, coder: Coder | None = None
+        self,
+        file: BinaryIO,
+        header: Header,
+        *,
+        live: bool = False,
+        find_coder: CoderFinder | None = None,
     ) -> None:
         """Write the header.
 
@@ -141,10 +184,11 @@ class Writer:
             file: where to write, from its present position on.
             header: with or without sample counts.
             live: `file` cannot be gone back in; without sample counts an end chunk will give them.
-            coder: that of `header.entropy`; without it, codes in such a file are stored raw.
+            find_coder: finds that of `header.entropy` when codes are first written; without it, codes
+                in such a file are stored raw.
         """
         self.header = header
-        self._coder = coder
+        self._find_coder = find_coder
         self.bytes_written = 0
         self._file = file
         self._live = live
@@ -154,24 +198,32 @@ class Writer:
         self._put(header.to_bytes())
 
     def write(self, codes: NDArray[np.int64]) -> None:
-        """Append the next codes, [S streams, k, F], F = chunk_frames but for the last."""
+        """Append the next codes, [S streams, k, F], F = chunk_frames but for the last; see `pack`."""
         streams, stages, frames = codes.shape
         if streams != self.header.streams or not 1 <= stages <= self.header.stages:
             raise ValueError(
                 f"codes are {list(codes.shape)}; expected {self.header.streams} streams and up to "
                 f"{self.header.stages} stages"
             )
-        self.copy(Chunk(self._index, frames, stages, pack(codes, self.header, self._coder)))
+        self._check_frames(frames)
+        self.copy(pack(codes, self.header, self._coder, index=self._index))
+
+    @cached_property
+    def _coder(self) -> Coder | None:
+        return coder_of(self.header, self._find_coder)
 
     def copy(self, chunk: Chunk) -> None:
         """Append a chunk that is packed already."""
-        if not 1 <= chunk.frames <= self.header.chunk_frames:
-            raise ValueError(f"got {chunk.frames} frames, expected 1 to {self.header.chunk_frames}")
-        if self._frames != self._index * self.header.chunk_frames:
-            raise ValueError("the chunk before was not full; only the last may be so")
-        self._put(_chunk_bytes(self._index, chunk.frames, chunk.stages, chunk.payload))
+        self._check_frames(chunk.frames)
+        self._put(_chunk_bytes(self._index, chunk.frames, chunk.layers, chunk.payload))
         self._index += 1
         self._frames += chunk.frames
+
+    def _check_frames(self, frames: int) -> None:
+        if not 1 <= frames <= self.header.chunk_frames:
+            raise ValueError(f"got {frames} frames, expected 1 to {self.header.chunk_frames}")
+        if self._frames != self._index * self.header.chunk_frames:
+            raise ValueError("the chunk before was not full; only the last may be so")
 
     def finish(self, samples: int, source_samples: int) -> Header:
         """Complete the file with its sample counts, at the model's rate and at the source's.
@@ -202,9 +254,9 @@ class Writer:
         self.bytes_written += len(data)
 
 
-def _chunk_bytes(index: int, frames: int, stages: int, payload: bytes) -> bytes:
+def _chunk_bytes(index: int, frames: int, layers: int, payload: bytes) -> bytes:
     length = len(payload).to_bytes(3, "little")
-    head = _CHUNK.pack(SYNC, index, frames, stages, length, 0)[:-4]
+    head = _CHUNK.pack(SYNC, index, frames, layers, length, 0)[:-4]
     checksum = zlib.crc32(payload, zlib.crc32(head))
     return head + checksum.to_bytes(4, "little") + payload
 
@@ -212,12 +264,13 @@ def _chunk_bytes(index: int, frames: int, stages: int, payload: bytes) -> bytes:
 class Reader:
     """Reads a file chunk by chunk, also from a pipe; nothing is allocated on a file's mere word."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, *, find_coder: CoderFinder | None = None) -> None:
         """Read the header.
 
         Args:
             file: read from its present position on, once and forwards.
             name: of the file, for messages.
+            find_coder: finds the entropy model of a fingerprint when codes are first decoded.
 
         Raises:
             FormatError: see `Header.from_bytes`.
@@ -226,13 +279,27 @@ class Reader:
         self._file = file
         self._offset = 0
         self._start = file.tell() if file.seekable() else 0
-        self._index = self._frames = 0  # chunks behind us, and their frames
+        self._index = self._frames = 0  # chunks that were read, and their frames
         self.header = read_header(self._read, name)
-        self.coder: Coder | None = None  # for whoever unpacks the chunks
+        self.find_coder = find_coder
 
     @property
     def bytes_read(self) -> int:
         return self._offset
+
+    @cached_property
+    def coder(self) -> Coder | None:
+        """What `find_coder` finds, if codes are range coded."""
+        return coder_of(self.header, self.find_coder)
+
+    def codes(self, stages: int | None = None) -> Iterator[Codes]:
+        """The codes of the chunks in order, [S streams, k, F]; see `unpack`.
+
+        Raises:
+            FormatError: as `__iter__`, or a payload makes no sense.
+        """
+        for chunk in self:
+            yield unpack(chunk, self.header, stages, self.coder)
 
     def __iter__(self) -> Iterator[Chunk]:
         """The chunks in order; at the end `header` has the sample counts of a live file as well.
@@ -247,7 +314,7 @@ class Reader:
             yield chunk
         if self._read(1):
             raise FormatError(
-                f"{self.name}: bytes are left over behind the last chunk (byte {self._offset - 1})"
+                f"{self.name}: bytes are left over after the last chunk (byte {self._offset - 1})"
             )
 
     def skip(self, chunks: int) -> None:
@@ -262,19 +329,19 @@ class Reader:
                 return
 
     def _next(self, *, skipping: bool = False) -> Chunk | None:
-        """The next chunk, or None behind a live file's end chunk."""
+        """The next chunk, or None after a live file's end chunk."""
         start, index = self._offset, self._index
         data = self._read(_CHUNK.size)
         if len(data) < _CHUNK.size:
             raise self._error(index, start, "missing: the file is cut short")
         head = parse_chunk_head(data)
-        frames, stages = head.frames, head.stages
+        frames, layers = head.frames, head.layers
         ending = frames == 0 and self.header.chunks is None
         length = head.length
-        fits = length == _END.size if ending else self.header.takes(length, frames, stages)
+        fits = length == _END.size if ending else self.header.takes(length, frames, layers)
         if head.sync != SYNC:
             raise self._error(index, start, "damaged: no sync word")
-        if not fits or stages > self.header.stages or (stages == 0) != ending:
+        if not fits or layers > self.header.stages or (layers == 0) != ending:
             raise self._error(index, start, "damaged: its lengths do not fit")
         skipping = skipping and not ending and self._file.seekable()
         payload = b"" if skipping else self._read(head.length)
@@ -292,7 +359,7 @@ class Reader:
         self._check_frames(index, self._frames, frames, start)
         self._index += 1
         self._frames += frames
-        return Chunk(index, frames, stages, payload, self.name)
+        return Chunk(index, frames, layers, payload, self.name)
 
     def _check_frames(self, index: int, before: int, frames: int, start: int) -> None:
         full = self.header.chunk_frames
@@ -313,7 +380,7 @@ class Reader:
                 raise ValueError(f"{samples} samples are not {frames} frames")
         except ValueError as error:
             raise FormatError(
-                f"{self.name}: the end chunk behind {index} chunks makes no sense ({error})"
+                f"{self.name}: the end chunk after {index} chunks makes no sense ({error})"
             ) from None
         self.header = header
 
@@ -358,6 +425,10 @@ def open_file(path: Path) -> Generator[BinaryIO, None, None]:
         raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
     with file:
         yield file
+
+
+def coder_of(header: Header, find: CoderFinder | None) -> Coder | None:
+    return None if header.entropy is None or find is None else find(header.entropy)
 
 
 def _clock(seconds: float) -> str:

@@ -1,22 +1,41 @@
-"""Changing `.btn` files as bytes: fewer stages, a span of one, several as one. No torch.
+"""Changing `.btn` files as bytes: a lower bitrate, a span of one, several as one. No torch.
 
 Everything streams: the source is read once and forwards, and memory stays the same at any length.
-Chunks are copied where they can be. Of a range coded file, others need the reader's `coder`: in `cut`
-the frame that a lapped transform needs behind the last chunk, in `cat` all behind the first joint.
+Chunks are copied where they can be. Of a range coded file, others need the entropy model that the reader
+finds: in `cut` the frame that a lapped transform needs after the last chunk, in `cat` all after the
+first joint.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import BinaryIO
 
 import numpy as np
 
 from bittern.errors import FormatError
-from bittern.format.container import Chunk, Header, Reader, Writer, prefix, unpack
+from bittern.format.container import (
+    CHUNK_OVERHEAD_BYTES,
+    Chunk,
+    Header,
+    Reader,
+    Writer,
+    prefix,
+    unpack,
+)
+
+_MUST_AGREE = (
+    "version",
+    "fingerprint",
+    "entropy",
+    "source_rate",
+    "source_channels",
+    "streams",
+    "stages",
+)
 
 
 def trim(reader: Reader, file: BinaryIO, stages: int, *, live: bool = False) -> Writer:
-    """Copy a file with its first `stages` stages only; what it writes equals compressing with them.
+    """Copy a file of version 1 with its first `stages` stages only.
 
     Args:
         reader: the file, from its header on.
@@ -28,16 +47,64 @@ def trim(reader: Reader, file: BinaryIO, stages: int, *, live: bool = False) -> 
         The finished writer, which knows the header and the bytes written.
 
     Raises:
-        ValueError: the file does not have that many stages.
+        ValueError: the file does not have that many stages, or is of version 2.
         FormatError: see `Reader`.
     """
+    if reader.header.version != 1:
+        raise ValueError(f"{reader.name} has no stages to trim to; give a share")
     if not 1 <= stages <= reader.header.stages:
         raise ValueError(f"got {stages} stages, {reader.name} has 1 to {reader.header.stages}")
-    writer = Writer(file, replace(reader.header, stages=stages), live=live)
+    header = replace(reader.header, stages=stages)
+    return _with_layers(reader, file, header, lambda chunk: min(stages, chunk.layers), live=live)
+
+
+def trim_to_share(reader: Reader, file: BinaryIO, share: float, *, live: bool = False) -> Writer:
+    """Copy a file with about a share of its bytes, whole layers of every chunk.
+
+    Each chunk keeps as many layers as bring all that was written so far nearest to the share of all
+    that was read; one at least.
+
+    Args:
+        reader: the file, from its header on.
+        file: where to write.
+        share: above 0, up to 1.
+        live: as for `Writer`.
+
+    Returns:
+        The finished writer, which knows the header and the bytes written.
+
+    Raises:
+        ValueError: the share is out of range.
+        FormatError: see `Reader`.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share is {share:g}, expected above 0 and up to 1")
+    owed = (share - 1) * reader.header.size  # bytes that may be written, up to here
+
+    def choose(chunk: Chunk) -> int:
+        nonlocal owed
+        sizes = [len(prefix(chunk, reader.header, n + 1)) for n in range(chunk.layers)]
+        owed += share * (sizes[-1] + CHUNK_OVERHEAD_BYTES) - CHUNK_OVERHEAD_BYTES
+        kept = int(np.abs(np.array(sizes) - owed).argmin())
+        owed -= sizes[kept]
+        return kept + 1
+
+    return _with_layers(reader, file, reader.header, choose, live=live)
+
+
+def _with_layers(
+    reader: Reader,
+    file: BinaryIO,
+    header: Header,
+    choose: Callable[[Chunk], int],
+    *,
+    live: bool,
+) -> Writer:
+    """Copy each chunk with its first layers, as many as `choose` says."""
+    writer = Writer(file, header, live=live)
     for chunk in reader:
-        kept = min(stages, chunk.stages)
-        payload = prefix(chunk, reader.header, kept)
-        writer.copy(Chunk(chunk.index, chunk.frames, kept, payload))
+        layers = choose(chunk)
+        writer.copy(replace(chunk, layers=layers, payload=prefix(chunk, reader.header, layers)))
     header = reader.header
     assert header.samples is not None  # known at the end
     assert header.source_samples is not None
@@ -51,13 +118,13 @@ def cut(
     """Copy the audio of the chunks from `first` up to but not including `end` (None: to the last).
 
     The decoder starts from silence at the cut, so that its first frames differ a little from those
-    of the whole file; the last frames of a lapped transform are taken from the chunk behind.
+    of the whole file; the last frames of a lapped transform are taken from the chunk after.
 
     Args:
         reader: the file, from its header on; read no further than needed.
         file: where to write.
         first: index of the first chunk.
-        end: index behind the last chunk, above `first`.
+        end: index after the last chunk, above `first`.
         live: as for `Writer`.
 
     Raises:
@@ -68,7 +135,7 @@ def cut(
         file,
         replace(header, samples=None, source_samples=None),
         live=live,
-        coder=reader.coder,
+        find_coder=reader.find_coder,
     )
     samples: int | None = None
     frames = 0
@@ -93,7 +160,7 @@ def cut(
 
 
 def cat(readers: Sequence[Reader], file: BinaryIO, *, live: bool = False) -> Writer:
-    """Copy the audio of several files, one behind the other.
+    """Copy the audio of several files, one after the other.
 
     A file's last frame is filled up with silence, and so there are up to two frames of it (40 ms at
     50 frames a second) at each joint.
@@ -109,7 +176,7 @@ def cat(readers: Sequence[Reader], file: BinaryIO, *, live: bool = False) -> Wri
     header = _unknown_length(readers[0].header)
     for reader in readers[1:]:
         _check_same(reader, header, readers[0].name)
-    writer = Writer(file, header, live=live, coder=readers[0].coder)
+    writer = Writer(file, header, live=live, find_coder=readers[0].find_coder)
     pending = np.zeros((header.streams, header.stages, 0), np.int64)
     tail: Chunk | None = None  # not full; to be copied if it is the last of all
     frames = samples = 0
@@ -148,7 +215,7 @@ def _check_same(reader: Reader, header: Header, name: str) -> None:
     own = _unknown_length(reader.header)
     if replace(own, chunk_frames=header.chunk_frames) == header:
         return
-    for field in ("fingerprint", "entropy", "source_rate", "source_channels", "streams", "stages"):
+    for field in _MUST_AGREE:
         got, expected = getattr(own, field), getattr(header, field)
         if got != expected:
             raise FormatError(
@@ -163,7 +230,7 @@ def _shown(value: int | bytes | None) -> str:
 
 def _whole_stages(reader: Reader) -> Iterable[Chunk]:
     for chunk in reader:
-        if chunk.stages != reader.header.stages:
+        if reader.header.version == 1 and chunk.layers != reader.header.stages:
             raise FormatError(f"{reader.name}: its chunks have different numbers of stages")
         yield chunk
 

@@ -1,8 +1,9 @@
 """How probable each code is, given those known already: a small network in exact whole numbers.
 
-A chunk is coded stage by stage. For a code of stage k at frame t are known all earlier stages of the
-chunk, of frames behind t as well, and so the network sees the sum of their codewords (in few
-dimensions) at t - 1, t and t + 1. The first stage sees its own codes at t - 1 and t - 2 instead.
+A chunk is coded layer by layer, and a layer stage by stage. For a code of stage k at frame t is known all
+that was coded before it, of frames after t as well, and so the network sees the sum of those codewords (in
+few dimensions) at t - 1, t and t + 1; a code that is not there adds nothing. The first stage sees its own
+codes at t - 1 and t - 2 instead.
 
     context -> first -> relu -> second -> output -> powers of two -> frequencies
 
@@ -12,6 +13,7 @@ same frequencies; hence the same files on every machine. Fitted by `training/ent
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -22,17 +24,16 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as dump_tensors
 
 from bittern.errors import ModelError
+from bittern.format.payload import Codes, Layer, Part
 from bittern.format.rangecoder import TOTAL, RangeDecoder, RangeEncoder
 
 ENTROPY_FILE = "entropy.safetensors"
 STEPS_PER_BIT = 64  # of `table`
-HIDDEN_MOST = 511  # activations behind `first`
-NARROW_MOST = 1023  # and behind `second`, either sign
+HIDDEN_MOST = 511  # activations after `first`
+NARROW_MOST = 1023  # and after `second`, either sign
 
 _EXACT32, _EXACT64 = 2**24, 2**53
 _ROWS = 128  # frames at once, which bounds memory; what comes out does not depend on it
-
-Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +59,7 @@ class EntropyWeights:
 
 
 class EntropyModel:
-    """Codes chunks; a `packing.Coder`."""
+    """Codes chunks; a `payload.Coder`."""
 
     def __init__(self, data: bytes, name: str) -> None:
         """Read a model.
@@ -88,7 +89,7 @@ class EntropyModel:
         return _Chunk(self, streams, frames)
 
     def frequencies(self, stage: int, sums: NDArray[np.float64]) -> NDArray[np.int64]:
-        """What `rangecoder` takes, [n, N], from sums behind the first layer's weights, [n, H].
+        """What `rangecoder` takes, [n, N], from the sums of the first layer, [n, H].
 
         All of it is exact but two correctly rounded operations, which are the same everywhere.
         """
@@ -108,14 +109,12 @@ class EntropyModel:
         return counts
 
     def embed(self, stage: int, codes: Codes) -> NDArray[np.float64]:
-        """What codes [S, F] add to the context, [S, F, E]."""
+        """What codes [n] add to the context, [n, E]."""
         return self._embed[stage][codes]
 
-    def context_sums(self, stage: int, context: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[S, F, E], sums over the stages before, to the first layer's sums, [S * F, H]."""
-        padded = np.pad(context, ((0, 0), (1, 1), (0, 0)))
-        window = np.concatenate([padded[:, :-2], padded[:, 1:-1], padded[:, 2:]], axis=2)
-        return window.reshape(-1, 3 * self.width) @ self._layers[stage].first
+    def context_sums(self, stage: int, windows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Contexts at t - 1, t and t + 1, [n, 3 * E], to the first layer's sums, [n, H]."""
+        return windows @ self._layers[stage].first
 
     def own_sums(self, before: Codes, two_before: Codes) -> NDArray[np.float64]:
         """The same for the first stage, from its codes one and two frames before, -1 for none."""
@@ -139,55 +138,76 @@ class _Stage:
 
 
 class _Chunk:
-    """A `packing.ChunkCoder`."""
+    """A `payload.ChunkCoder`."""
 
     def __init__(self, model: EntropyModel, streams: int, frames: int) -> None:
         self._model = model
-        self._stage = 0
-        self._shape = (streams, frames)
-        self._context = np.zeros((streams, frames, model.width))
+        self._frames = frames
+        # a frame of nothing at either end of each stream, and two before its first codes
+        self._context = np.zeros((streams * (frames + 2), model.width))
+        self._first = np.full(streams * (frames + 2), -1, np.int64)
 
-    def encode(self, codes: Codes) -> bytes:
-        model, stage = self._model, self._stage
-        if stage:
-            sums = model.context_sums(stage, self._context)
-        else:
-            padded = np.pad(codes, ((0, 0), (2, 0)), constant_values=-1)
-            sums = model.own_sums(padded[:, 1:-1].ravel(), padded[:, :-2].ravel())
-        encoder, flat = RangeEncoder(), codes.ravel()
-        for at in range(0, len(flat), _ROWS):
-            rows = slice(at, at + _ROWS)
-            encoder.push(flat[rows], model.frequencies(stage, sums[rows]))
-        self.skip(codes)
+    def encode(self, layer: Layer, codes: Codes) -> bytes:
+        encoder = RangeEncoder()
+        for part, own in self._parts(layer, codes):
+            if part.stage == 0:
+                self._first[self._places(part) + 1] = own
+            sums = self._first_sums(part) if part.stage == 0 else self._later_sums(part)
+            for at in range(0, len(own), _ROWS):
+                rows = slice(at, at + _ROWS)
+                encoder.push(own[rows], self._model.frequencies(part.stage, sums[rows]))
+            self._note(part, own)
         return encoder.finish()
 
-    def decode(self, data: bytes) -> Codes:
+    def decode(self, layer: Layer, data: bytes) -> Codes:
         decoder = RangeDecoder(data)
-        codes = self._decode_later(decoder) if self._stage else self._decode_first(decoder)
-        self.skip(codes)
-        return codes
+        found: list[Codes] = []
+        for part in layer:
+            decode = self._decode_first if part.stage == 0 else self._decode_later
+            found.append(decode(part, decoder))
+            self._note(part, found[-1])
+        return np.concatenate(found)
 
-    def skip(self, codes: Codes) -> None:
-        self._context += self._model.embed(self._stage, codes)
-        self._stage += 1
+    def skip(self, layer: Layer, codes: Codes) -> None:
+        for part, own in self._parts(layer, codes):
+            self._note(part, own)
 
-    def _decode_first(self, decoder: RangeDecoder) -> Codes:
+    def _parts(self, layer: Layer, codes: Codes) -> Iterator[tuple[Part, Codes]]:
+        begin = 0
+        for part in layer:
+            yield part, codes[begin : begin + len(part.rows)]
+            begin += len(part.rows)
+
+    def _note(self, part: Part, codes: Codes) -> None:
+        self._context[self._places(part)] += self._model.embed(part.stage, codes)
+
+    def _places(self, part: Part) -> NDArray[np.int64]:
+        """Where a part's frames are in the context, [n]."""
+        return part.rows + 2 * (part.rows // self._frames) + 1
+
+    def _first_sums(self, part: Part) -> NDArray[np.float64]:
+        places = self._places(part)
+        return self._model.own_sums(self._first[places], self._first[places - 1])
+
+    def _later_sums(self, part: Part) -> NDArray[np.float64]:
+        windows = self._context[self._places(part)[:, None] + (-1, 0, 1)]
+        return self._model.context_sums(part.stage, windows.reshape(len(windows), -1))
+
+    def _decode_first(self, part: Part, decoder: RangeDecoder) -> Codes:
         """Frame by frame, as each code is the context of the next two."""
-        model, (streams, frames) = self._model, self._shape
-        codes = np.full((streams, frames + 2), -1, np.int64)
-        for stream in codes:
-            for frame in range(frames):
-                sums = model.own_sums(stream[frame + 1 : frame + 2], stream[frame : frame + 1])
-                stream[frame + 2] = decoder.pull(model.frequencies(0, sums))[0]
-        return codes[:, 2:]
+        model, first = self._model, self._first
+        for place in self._places(part):
+            sums = model.own_sums(first[place : place + 1], first[place - 1 : place])
+            first[place + 1] = decoder.pull(model.frequencies(0, sums))[0]
+        return first[self._places(part) + 1]
 
-    def _decode_later(self, decoder: RangeDecoder) -> Codes:
-        sums = self._model.context_sums(self._stage, self._context)
+    def _decode_later(self, part: Part, decoder: RangeDecoder) -> Codes:
+        sums = self._later_sums(part)
         portions = [
-            decoder.pull(self._model.frequencies(self._stage, sums[at : at + _ROWS]))
+            decoder.pull(self._model.frequencies(part.stage, sums[at : at + _ROWS]))
             for at in range(0, len(sums), _ROWS)
         ]
-        return np.concatenate(portions).reshape(self._shape)
+        return np.concatenate(portions)
 
 
 def load(folder: Path) -> EntropyModel | None:

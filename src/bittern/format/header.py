@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import cast
 
 from bittern.errors import FormatError
-from bittern.format import payload as packing
+from bittern.format import payload, ragged
 
 MAGIC = b"BTRN"
-VERSION = 1
-CODER_RAW, CODER_RANGE = 0, 1  # see packing.py
+VERSIONS = (1, 2)  # all frames have the same stages; each has its own
+CODER_RAW, CODER_RANGE = 0, 1  # see payload.py
 RATES = (1_000, 768_000)  # Hz, of model and source
 MOST_CHANNELS = 255
 
 _HEADER = struct.Struct("<4sBB8sIIBBBHBBBHQQI")
-_ENTROPY = struct.Struct("<8sI")  # fingerprint, CRC; behind the header of coder 1
+_ENTROPY = struct.Struct("<8sI")  # fingerprint, CRC; after the header of coder 1
 _UNKNOWN = 2**64 - 1  # a sample count while live
 _LONGEST_PAYLOAD = 2**24 - 1
 _MOST_SAMPLES = 2**53
@@ -40,14 +40,17 @@ class Header:
     streams: int = 1  # code sequences side by side; streams * channels come out
     hop_length: int  # samples at `sample_rate` to one frame
     bits_per_code: int
-    stages: int
+    stages: int  # the most that any frame has
     extra_frames: int  # frames beyond ceil(samples / hop_length), 1 with a lapped transform
     chunk_frames: int  # frames in every chunk but the last
     samples: int | None = None  # for each channel at `sample_rate`; None while live
     source_samples: int | None = None  # the same at `source_rate`
     entropy: bytes | None = None  # 8 bytes, of the entropy model; None: codes are packed raw
+    version: int = 1  # of the format; 2 if frames have different numbers of stages
 
     def __post_init__(self) -> None:
+        if self.version not in VERSIONS:
+            raise ValueError(f"version is {self.version}, expected one of {VERSIONS}")
         for name, low, high in _RANGES:
             value = cast(int, getattr(self, name))
             if not low <= value <= high:
@@ -84,16 +87,24 @@ class Header:
 
     def stage_bytes(self, frames: int) -> int:
         """Bytes that one raw stage takes in a chunk of `frames` frames."""
-        return packing.stage_bytes(self.streams, frames, self.bits_per_code)
+        return payload.stage_bytes(self.streams, frames, self.bits_per_code)
 
-    def payload_bytes(self, frames: int, stages: int) -> int:
-        """Bytes of such a chunk's payload, at most if it is range coded."""
-        return stages * (self.stage_bytes(frames) + (self.entropy is not None))
+    def payload_bytes(self, frames: int, layers: int) -> int:
+        """Bytes of such a chunk's payload; at most, if it is range coded or ragged."""
+        if self.version == 1:
+            return layers * (self.stage_bytes(frames) + (self.entropy is not None))
+        return ragged.longest(self.streams, frames, self.stages, self.bits_per_code)
 
-    def takes(self, length: int, frames: int, stages: int) -> bool:
+    def takes(self, length: int, frames: int, layers: int) -> bool:
         """Whether the payload of such a chunk may be so long."""
-        longest = self.payload_bytes(frames, stages)
-        return length == longest if self.entropy is None else 2 * stages <= length <= longest
+        longest = self.payload_bytes(frames, layers)
+        if self.version == 1 and self.entropy is None:
+            return length == longest
+        return (
+            2 * layers <= length <= longest
+            if self.version == 1
+            else layers + 3 <= length <= longest
+        )
 
     def seconds(self, frames: int) -> float:
         return frames * self.hop_length / self.sample_rate
@@ -102,7 +113,7 @@ class Header:
         """The 52 bytes that a file begins with, or 64 if codes are range coded."""
         body = _HEADER.pack(
             MAGIC,
-            VERSION,
+            self.version,
             CODER_RAW if self.entropy is None else CODER_RANGE,
             self.fingerprint,
             self.sample_rate,
@@ -135,10 +146,10 @@ class Header:
             raise FormatError(
                 f"{name}: not a .btn file (it begins with {data[:4].hex() or 'nothing'})"
             )
-        if len(data) > 4 and data[4] != VERSION:
+        if len(data) > 4 and data[4] not in VERSIONS:
             raise FormatError(
-                f"{name}: .btn version {data[4]}; this Bittern reads version {VERSION}. "
-                "Update Bittern"
+                f"{name}: .btn version {data[4]}; this Bittern reads versions {VERSIONS[0]} and "
+                f"{VERSIONS[1]}. Update Bittern"
             )
         if len(data) < HEADER_BYTES:
             raise FormatError(
@@ -164,6 +175,7 @@ class Header:
                 samples=samples,
                 source_samples=source_samples,
                 entropy=entropy,
+                version=values[1],
                 **fields,
             )
         except ValueError as error:
@@ -171,8 +183,9 @@ class Header:
 
 
 def most_chunk_frames(streams: int, bits_per_code: int, stages: int) -> int:
-    """Frames whose codes surely fit one payload, at least 1."""
-    return max((_LONGEST_PAYLOAD // stages - 2) * 8 // (streams * bits_per_code), 1)
+    """Frames whose codes surely fit one payload of either version, at least 1."""
+    room = _LONGEST_PAYLOAD - 6 * stages - 6
+    return max(room * 8 // (streams * (bits_per_code * stages + 8)), 1)
 
 
 # fields between fingerprint and sample counts in the order of the file, with their ranges
@@ -197,7 +210,7 @@ def read_header(read: Callable[[int], bytes], name: str) -> Header:
         FormatError: see `Header.from_bytes`.
     """
     data = read(HEADER_BYTES)
-    if len(data) == HEADER_BYTES and data[:6] == MAGIC + bytes([VERSION, CODER_RANGE]):
+    if len(data) == HEADER_BYTES and data[:4] == MAGIC and data[5] == CODER_RANGE:
         data += read(_ENTROPY.size)
     return Header.from_bytes(data, name)
 

@@ -1,12 +1,15 @@
-"""The codes of one chunk to the bytes of its payload and back: raw, or range coded. No torch here.
+"""The codes of one chunk to the bytes of its payload and back, where all frames have all stages.
 
-A raw payload is stage behind stage, each from a whole byte on. A range coded one has before each
-stage the length of its bytes, 7 bits to a byte, low ones first; length 0 says that the stage follows
-raw, as it does where coding gains nothing. What a stage's bytes mean depends on the stages before it
-alone, and so payloads can be cut short without any model.
+Codes are stored in layers, one after the other, and what a layer's bytes mean depends on those before it
+alone: payloads can be cut short without any model. Here, as in files of version 1, a layer is a stage;
+in `ragged.py`, as in files of version 2, frames have as many stages as they need. No torch here.
+
+A raw payload is the layers, each from a whole byte on. A range coded one has before each layer the
+length of its bytes; length 0 says that the layer follows raw, as it does where coding gains nothing.
 """
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +17,29 @@ from numpy.typing import NDArray
 Codes = NDArray[np.int64]
 
 
+class Part(NamedTuple):
+    """Codes of one stage that stand side by side."""
+
+    stage: int
+    rows: NDArray[np.int64]  # [n], where they belong: stream * F + frame, ascending
+
+
+Layer = Sequence[Part]
+
+
 class ChunkCoder(Protocol):
-    """Codes one chunk, stage after stage, each with what is known from those before it."""
+    """Codes one chunk, layer after layer, each with what is known from those before it."""
 
-    def encode(self, codes: Codes) -> bytes:
-        """The bytes of the next stage, [S, F]."""
+    def encode(self, layer: Layer, codes: Codes) -> bytes:
+        """The bytes of the next layer; its parts' codes one after the other, [n]."""
         ...
 
-    def decode(self, data: bytes) -> Codes:
-        """The next stage from its bytes, [S, F]."""
+    def decode(self, layer: Layer, data: bytes) -> Codes:
+        """The codes of the next layer from its bytes, [n]."""
         ...
 
-    def skip(self, codes: Codes) -> None:
-        """Take note of the next stage, which is coded otherwise."""
+    def skip(self, layer: Layer, codes: Codes) -> None:
+        """Take note of the next layer, which is coded otherwise."""
         ...
 
 
@@ -41,28 +54,68 @@ class Coder(Protocol):
         ...
 
 
+CoderFinder = Callable[[bytes], Coder | None]  # by fingerprint, asked when codes first need it
+
+
+def whole_stages(streams: int, stages: int, frames: int) -> list[Layer]:
+    """The layers of a chunk whose frames have all stages."""
+    rows = np.arange(streams * frames)
+    return [[Part(stage, rows)] for stage in range(stages)]
+
+
+def layer_size(layer: Layer) -> int:
+    """How many codes it has."""
+    return sum(len(part.rows) for part in layer)
+
+
+def gather(codes: Codes, layer: Layer) -> Codes:
+    """A layer's codes, [n], out of those of its chunk, [S, k, F]."""
+    by_stage = [codes[:, part.stage].reshape(-1)[part.rows] for part in layer]
+    return np.concatenate([np.zeros(0, np.int64), *by_stage])
+
+
+def scatter(values: Codes, layer: Layer, codes: Codes) -> None:
+    """Put a layer's codes [n] where they belong in `codes` [S, k, F]."""
+    frames, begin = codes.shape[2], 0
+    for stage, rows in layer:
+        codes[rows // frames, stage, rows % frames] = values[begin : begin + len(rows)]
+        begin += len(rows)
+
+
+def raw_bytes(count: int, bits: int) -> int:
+    """Bytes that so many raw codes take."""
+    return -(-count * bits // 8)
+
+
 def stage_bytes(streams: int, frames: int, bits: int) -> int:
     """Bytes that one raw stage takes."""
-    return -(-streams * frames * bits // 8)
+    return raw_bytes(streams * frames, bits)
+
+
+def pack_bits(codes: Codes, bits: int) -> bytes:
+    """Codes [n], most significant bit first; zero bits fill the last byte."""
+    flags = (codes[:, None] >> np.arange(bits - 1, -1, -1)) & 1
+    return np.packbits(flags.astype(np.uint8)).tobytes()
+
+
+def unpack_bits(data: bytes, count: int, bits: int) -> Codes:
+    """The first `count` codes of raw bytes, [n]."""
+    flags = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits)
+    return flags.reshape(count, bits).astype(np.int64) @ (1 << np.arange(bits - 1, -1, -1))
 
 
 def pack_raw(codes: Codes, bits: int) -> bytes:
-    """Pack codes [S streams, k, F], most significant bit first, each stage from a whole byte on."""
-    by_stage = codes.transpose(1, 0, 2).reshape(codes.shape[1], -1, 1)
-    shifts = np.arange(bits - 1, -1, -1)
-    flags = ((by_stage >> shifts) & 1).astype(np.uint8)
-    return np.packbits(flags.reshape(len(flags), -1), axis=1).tobytes()
+    """The payload of codes [S streams, k, F]."""
+    return b"".join(pack_bits(stage.reshape(-1), bits) for stage in codes.transpose(1, 0, 2))
 
 
 def unpack_raw(payload: bytes, streams: int, stages: int, frames: int, bits: int) -> Codes:
     """The codes of the first `stages` stages: [S, stages, F]."""
-    width = stage_bytes(streams, frames, bits)
-    data = np.frombuffer(payload, np.uint8, stages * width).reshape(stages, width)
-    count = streams * frames
-    flags = np.unpackbits(data, axis=1, count=count * bits)
-    weights = 1 << np.arange(bits - 1, -1, -1)
-    flat = flags.reshape(stages, count, -1).astype(np.int64) @ weights
-    return flat.reshape(stages, streams, frames).transpose(1, 0, 2)
+    width, codes = stage_bytes(streams, frames, bits), np.empty((stages, streams, frames), np.int64)
+    for stage, out in enumerate(codes):
+        data = payload[stage * width : (stage + 1) * width]
+        out[:] = unpack_bits(data, streams * frames, bits).reshape(streams, frames)
+    return codes.transpose(1, 0, 2)
 
 
 def pack_ranged(codes: Codes, bits: int, coder: Coder | None) -> bytes:
@@ -70,10 +123,11 @@ def pack_ranged(codes: Codes, bits: int, coder: Coder | None) -> bytes:
     streams, stages, frames = codes.shape
     chunk = coder.start(streams, frames) if coder else None
     parts: list[bytes] = []
-    for stage in range(stages):
-        raw = pack_raw(codes[:, stage : stage + 1], bits)
-        data = chunk.encode(codes[:, stage]) if chunk else raw
-        length = _varint(len(data))
+    for layer in whole_stages(streams, stages, frames):
+        values = gather(codes, layer)
+        raw = pack_bits(values, bits)
+        data = chunk.encode(layer, values) if chunk else raw
+        length = write_varint(len(data))
         parts += [b"\0", raw] if len(length) + len(data) >= 1 + len(raw) else [length, data]
     return b"".join(parts)
 
@@ -87,17 +141,29 @@ def unpack_ranged(
         ValueError: the payload makes no sense, or a stage is coded and `coder` is None.
     """
     chunk = coder.start(streams, frames) if coder else None
-    codes: list[Codes] = []
-    for data, coded in split(payload, stages, stage_bytes(streams, frames, bits)):
-        if not coded:
-            codes.append(unpack_raw(data, streams, 1, frames, bits)[:, 0])
-            if chunk:
-                chunk.skip(codes[-1])
-        elif chunk:
-            codes.append(chunk.decode(data))
-        else:
-            raise ValueError("its codes need an entropy model")
-    return np.stack(codes, axis=1)
+    codes = np.empty((streams, stages, frames), np.int64)
+    pieces = split(payload, stages, stage_bytes(streams, frames, bits))
+    for layer, (data, coded) in zip(whole_stages(streams, stages, frames), pieces, strict=True):
+        scatter(decode_layer(layer, data, coded, bits, chunk), layer, codes)
+    return codes
+
+
+def decode_layer(
+    layer: Layer, data: bytes, coded: bool, bits: int, chunk: ChunkCoder | None
+) -> Codes:
+    """The codes of the next layer, [n], from its bytes, coded or raw.
+
+    Raises:
+        ValueError: the bytes make no sense, or are coded and `chunk` is None.
+    """
+    if not coded:
+        codes = unpack_bits(data, layer_size(layer), bits)
+        if chunk:
+            chunk.skip(layer, codes)
+        return codes
+    if not chunk:
+        raise ValueError("its codes need an entropy model")
+    return chunk.decode(layer, data)
 
 
 def split(payload: bytes, stages: int, raw_bytes: int) -> list[tuple[bytes, bool]]:
@@ -109,7 +175,7 @@ def split(payload: bytes, stages: int, raw_bytes: int) -> list[tuple[bytes, bool
     position = 0
     found: list[tuple[bytes, bool]] = []
     for _ in range(stages):
-        length, position = _read_varint(payload, position)
+        length, position = read_varint(payload, position)
         end = position + (length or raw_bytes)
         if end > len(payload):
             raise ValueError("a stage is longer than its payload")
@@ -125,10 +191,11 @@ def ranged_bytes(payload: bytes, stages: int, raw_bytes: int) -> int:
         ValueError: see `split`.
     """
     pieces = split(payload, stages, raw_bytes)
-    return sum(len(data) + (len(_varint(len(data))) if coded else 1) for data, coded in pieces)
+    return sum(len(data) + (len(write_varint(len(data))) if coded else 1) for data, coded in pieces)
 
 
-def _varint(value: int) -> bytes:
+def write_varint(value: int) -> bytes:
+    """7 bits to a byte, low ones first; all but the last byte with 128 added."""
     out = bytearray()
     while value >= 128:
         out.append(value & 127 | 128)
@@ -137,8 +204,12 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """The number, in its shortest form and of at most 4 bytes, and the position behind it."""
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """The number, in its shortest form and of at most 4 bytes, and the position after it.
+
+    Raises:
+        ValueError: there is none.
+    """
     value = 0
     for place in range(4):
         if position + place >= len(data):

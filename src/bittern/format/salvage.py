@@ -7,6 +7,7 @@ not; the second pass reads them in order. Memory is one payload and a number for
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import BinaryIO
 
 from bittern.errors import FormatError
@@ -15,11 +16,13 @@ from bittern.format.container import (
     SYNC,
     Chunk,
     Header,
+    coder_of,
     parse_chunk_head,
     parse_end,
     read_header,
+    unpack,
 )
-from bittern.format.payload import Coder
+from bittern.format.payload import Coder, CoderFinder, Codes
 
 _BLOCK = 1 << 16
 _PATIENCE = 64  # bytes to be summed for a byte of the file at most: hostile files stay cheap
@@ -41,12 +44,13 @@ class Gap:
 class Salvage:
     """A damaged file's chunks and gaps, in the order of time."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, *, find_coder: CoderFinder | None = None) -> None:
         """Read the header and look for intact chunks.
 
         Args:
             file: at its beginning; it must be able to seek.
             name: for messages.
+            find_coder: as for `Reader`.
 
         Raises:
             FormatError: the header is not intact, or there is (next to) nothing to recover.
@@ -56,7 +60,7 @@ class Salvage:
         self._places: dict[int, int] = {}  # where the chunk of an index begins
         self._last_frames = 0
         self.header = read_header(file.read, name)
-        self.coder: Coder | None = None  # for whoever unpacks the chunks
+        self.find_coder = find_coder
         self._scan()
         self.bytes_read = file.seek(0, 2)
         self.header = self._with_length()
@@ -69,6 +73,21 @@ class Salvage:
                 "little to recover"
             )
 
+    @cached_property
+    def coder(self) -> Coder | None:
+        """What `find_coder` finds, if codes are range coded."""
+        return coder_of(self.header, self.find_coder)
+
+    def codes(self, stages: int | None = None) -> Iterator[Codes | Gap]:
+        """The codes of the intact chunks, as `Reader` gives them, and the gaps between.
+
+        Raises:
+            FormatError: a payload makes no sense.
+        """
+        for piece in self:
+            is_gap = isinstance(piece, Gap)
+            yield piece if is_gap else unpack(piece, self.header, stages, self.coder)
+
     def __iter__(self) -> Iterator[Chunk | Gap]:
         gaps = {gap.index: gap for gap in self.gaps}
         index = 0
@@ -80,7 +99,7 @@ class Salvage:
             self._file.seek(self._places[index])
             head = parse_chunk_head(self._file.read(CHUNK_OVERHEAD_BYTES))
             payload = self._file.read(head.length)
-            yield Chunk(index, head.frames, head.stages, payload, self.name)
+            yield Chunk(index, head.frames, head.layers, payload, self.name)
             index += 1
 
     def _scan(self) -> None:
