@@ -1,4 +1,4 @@
-"""No codes make a blast: the shipped codec on random, repeated and worst-case codes, and on nasty sounds."""
+"""No codes make a blast: the shipped codec on random, repeated and worst-case codes, and nasty sounds."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_a_single_code_repeated_stays_within_twice_full_scale(codec, every):
 
 
 def test_codes_that_gradient_ascent_finds_stay_within_twice_full_scale(codec):
-    """Codes that move every frame's latent the way that raises the output's energy most, again and again."""
+    """Codes that move each frame's latent the way that raises the output's energy most, again and again."""
     model = codec.model
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(1024, (2, 12, 40), generator=generator)

@@ -53,7 +53,7 @@ CONFIGS = {
         encoder=NetworkConfig(channels=(16,), residual_units=(1,)),
         quantizer=SMALL,
     ),
-    "principal components": CodecConfig(
+    "one stride": CodecConfig(
         hop_length=40,
         latent_dim=16,
         linear_path=LinearPath.NONE,

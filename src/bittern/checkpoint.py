@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from bittern.audio.atomic import write_atomically
-from bittern.config import CodecConfig
+from bittern.config import DEFAULT_MODEL, CodecConfig
 from bittern.errors import ConfigError, ModelError, ModelMismatchError
 from bittern.format import entropy
 from bittern.format.entropy import ENTROPY_FILE, EntropyModel
@@ -84,6 +84,14 @@ def find(name_or_folder: str | Path) -> Path:
         f"model {str(name_or_folder)!r} is neither a folder with a {CONFIG_FILE} nor the name of "
         f"a shipped model ({known})"
     )
+
+
+def find_maker(wanted: bytes) -> str | None:
+    """The shipped checkpoint whose files carry a fingerprint, by name; the default one is tried first."""
+    for name in sorted(shipped_names(), key=lambda name: name != DEFAULT_MODEL):
+        if wanted in lineage(name):
+            return name
+    return None
 
 
 def fingerprint(data: bytes) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 
 from bittern.errors import ConfigError
 
+DEFAULT_MODEL = "speech-16khz"  # of those that come with Bittern
 SEARCH_WIDTH, WIDEST_SEARCH = 4, 512  # candidates of the encoder's search, see `search.py`
 
 

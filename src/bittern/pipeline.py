@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bittern.audio import streams as audio
 from bittern.audio.streams import AudioStream, Resampler
 from bittern.audio.wav import Block
-from bittern.checkpoint import Checkpoint
+from bittern.checkpoint import Checkpoint, find_maker
 from bittern.config import CodecConfig, CodingOptions
 from bittern.errors import AudioError, ConfigError, FormatError, ModelMismatchError
 from bittern.format import container
@@ -389,10 +389,11 @@ def _regroup(blocks: Iterator[Block], size: int) -> Iterator[Block]:
 def _check_fits(reader: Reader | Salvage, checkpoint: Checkpoint) -> None:
     header, config, own = reader.header, checkpoint.config, checkpoint.entropy
     if header.fingerprint not in (checkpoint.fingerprint, *checkpoint.decodes):
+        maker = find_maker(header.fingerprint)
         raise ModelMismatchError(
             f"{reader.name}: made by model {header.fingerprint.hex()}, but "
-            f"{checkpoint.fingerprint.hex()} ({config.name}) was given. Pass --model with the name "
-            "or folder of the model that made it"
+            f"{checkpoint.fingerprint.hex()} ({config.name}) was given. Pass --model "
+            f"{maker or 'with the name or folder of the model that made it'}"
         )
     if header.entropy and (own is None or header.entropy != own.fingerprint):
         has = f"has {own.fingerprint.hex()}" if own else "has none"

@@ -84,8 +84,8 @@ def test_files_with_nan_are_named_and_left_out(settings, speech_folder, tmp_path
 def test_an_update_without_finite_gradients_is_left_out_and_counted(settings):
     config = settings("data.validation_share=0", "skip_limit=3", "steps=10")
     trainer = Trainer(config)
-    draw, bad = trainer.batches._draw, {3, 4}
-    trainer.batches._draw = lambda step, item: draw(step, item) * (np.nan if step in bad else 1)
+    draw, bad = trainer.batches.draw, {3, 4}
+    trainer.batches.draw = lambda step, items: draw(step, items) * (np.nan if step in bad else 1)
     trainer.fit()
     assert trainer.learner.skipped == 2
     assert "updates were left out" in warnings_of(config)
@@ -95,7 +95,7 @@ def test_an_update_without_finite_gradients_is_left_out_and_counted(settings):
 
 def test_too_many_of_them_end_the_run_with_a_clear_error(settings):
     trainer = Trainer(settings("data.validation_share=0", "skip_limit=3", "steps=10"))
-    trainer.batches._draw = lambda step, item: np.full(8000, np.nan, np.float32)
+    trainer.batches.draw = lambda step, items: torch.full((len(items), 1, 8000), torch.nan)
     with pytest.raises(DivergedError, match="3 updates in a row had NaN or infinite gradients"):
         trainer.fit()
 

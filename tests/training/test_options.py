@@ -40,6 +40,7 @@ BASE = [
     "codebook.start_step=1",
     "codebook.kmeans_frames=64",
     "codebook.kmeans_iterations=1",
+    "codebook.stages=[1,2]",
     "loss.mel_windows=[64,128]",
     "loss.mels=24",
     "loss.stft_windows=[64]",

@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,12 +165,15 @@ def test_codewords_follow_more_and_more_slowly():
 
 
 def test_losses_are_zero_for_the_original_and_feel_phase_and_level():
-    loss = ReconstructionLoss(LossConfig(waveform=1.0), 16_000)
+    given = LossConfig(waveform=1.0, disturbance=0.0, compressed=1.0, contrast=1.0)
+    loss = ReconstructionLoss(given, 16_000)
     wav = 0.1 * torch.randn(2, 1, 8000, generator=torch.Generator().manual_seed(0))
     for value in loss(wav, wav).values():
         assert float(value) < 1e-6
     inverted = loss(-wav, wav)
     assert float(inverted["mel"]) < 1e-6  # blind to phase
+    assert float(inverted["contrast"]) < 1e-6
+    assert float(inverted["compressed"]) == pytest.approx(4.0, abs=0.1)  # of the phased part alone
     assert float(inverted["complex_stft"]) == pytest.approx(2.0, abs=0.05)
     assert float(inverted["waveform"]) == pytest.approx(2.0, abs=1e-4)
     half = loss(0.5 * wav, wav)
@@ -181,17 +185,46 @@ def test_losses_are_zero_for_the_original_and_feel_phase_and_level():
 
 def test_loss_windows_and_weights_take_effect():
     wav, other = torch.randn(2, 1, 1, 4000)
-    base = LossConfig()
+    base = LossConfig(disturbance=0.0, compressed=1.0, contrast=1.0)
     reference = {k: float(v) for k, v in ReconstructionLoss(base, 16_000)(other, wav).items()}
     for change, term in (
         ({"mel_windows": (256,)}, "mel"),
         ({"mels": 20}, "mel"),
         ({"stft_windows": (64,)}, "complex_stft"),
+        ({"compressed_windows": (64,)}, "compressed"),
+        ({"contrast_windows": (64,)}, "contrast"),
     ):
-        terms = ReconstructionLoss(LossConfig(**change), 16_000)(other, wav)
+        terms = ReconstructionLoss(replace(base, **change), 16_000)(other, wav)
         assert float(terms[term]) != pytest.approx(reference[term], rel=1e-4)
     for name in ("mel", "complex_stft"):
         assert name not in ReconstructionLoss(LossConfig(**{name: 0.0}), 16_000)(other, wav)
-    weighted = ReconstructionLoss(LossConfig(mel=3.0, complex_stft=0.5), 16_000)
+    weighted = ReconstructionLoss(LossConfig(mel=3.0, complex_stft=0.5, disturbance=0.0), 16_000)
     total = weighted.weighted(weighted(other, wav))
     assert float(total) == pytest.approx(3 * reference["mel"] + 0.5 * reference["complex_stft"])
+
+
+def test_some_windows_a_step_give_the_same_losses_on_average():
+    wav, other = torch.randn(2, 1, 1, 4000)
+    given = LossConfig(disturbance=0.0, windows_a_step=2)
+    loss, generator = ReconstructionLoss(given, 16_000), torch.Generator().manual_seed(0)
+    whole = loss(other, wav)
+    sums = dict.fromkeys(whole, 0.0)
+    for _ in range(300):
+        for name, value in loss(other, wav, generator).items():
+            sums[name] += float(value) / 300
+    for name, value in whole.items():
+        assert sums[name] == pytest.approx(float(value), rel=0.15)
+
+
+def test_discriminators_are_held_to_their_share(settings):
+    """The gradient that they add is a fifth of what the other losses ask for, whatever their weights."""
+    trainer = Trainer(
+        settings("loss.adversarial_share=0.2", "adversary.start_step=0", "adversary.channels=2")
+    )
+    learner = trainer.learner
+    heard = (0.1 * torch.randn(2, 1, 8000)).requires_grad_()
+    losses = learner.loss(heard, 0.1 * torch.randn(2, 1, 8000))
+    asked = {"adversarial": (heard.square().mean() - 1).square()}
+    own = torch.autograd.grad(learner.loss.weighted(losses), heard, retain_graph=True)[0]
+    both, _ = learner._with_share(losses, asked, heard)
+    assert float((both - own).norm() / own.norm()) == pytest.approx(0.2, rel=1e-4)

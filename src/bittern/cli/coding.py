@@ -31,7 +31,8 @@ from bittern.cli.ports import (
     run_jobs,
     show_progress,
 )
-from bittern.errors import ConfigError
+from bittern.config import DEFAULT_MODEL
+from bittern.errors import CodecError, ConfigError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -155,7 +156,7 @@ def add_decompress(commands: Commands) -> None:
         action="store_true",
         help="of damaged files: decode what is intact, conceal the rest and say where it is",
     )
-    add_model(command)
+    add_model(command, default="the shipped one that made the file")
     command.add_argument(
         "--raw", action="store_true", help="standard output gets 16-bit samples without a header"
     )
@@ -165,16 +166,32 @@ def _decompress(args: argparse.Namespace) -> int:
     from bittern.codec import load
 
     jobs = pair_files(args, ".wav")
-    codec = load(args.model, args.device)
-    _say_model(codec, args)
+    makers = {source: args.model or _maker(source) for source, _ in jobs}
+    codecs = {name: load(name, args.device) for name in set(makers.values())}
+    for codec in codecs.values():
+        _say_model(codec, args)
     share_threads(args)
     quiet = args.quiet or len(jobs) > 1
 
     def run(source: str, target: str) -> tuple[str, float]:
-        receipt = _decompress_one(codec, source, target, args, quiet=quiet)
+        receipt = _decompress_one(codecs[makers[source]], source, target, args, quiet=quiet)
         return _describe_decoded(receipt), receipt.seconds
 
     return run_jobs(jobs, args, run)
+
+
+def _maker(source: str) -> str:
+    """The shipped model that made a file; the default one where that cannot be told."""
+    from bittern.checkpoint import find_maker
+    from bittern.format.container import Reader
+
+    try:
+        if source != PIPE and Path(source).is_file():
+            with open_input(source) as file:
+                return find_maker(Reader(file, source).header.fingerprint) or DEFAULT_MODEL
+    except CodecError:
+        pass  # told when the file is decoded
+    return DEFAULT_MODEL
 
 
 def _decompress_one(

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bittern.config import SEARCH_WIDTH, WIDEST_SEARCH, CodingOptions
+from bittern.config import DEFAULT_MODEL, SEARCH_WIDTH, WIDEST_SEARCH, CodingOptions
 from bittern.errors import CodecError
 
 _USAGE_ERROR = 1
-_DEFAULT_MODEL = "speech-16khz"
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,12 +79,13 @@ def share_threads(args: argparse.Namespace) -> None:
         torch.set_num_threads(max(torch.get_num_threads() // args.jobs, 1))
 
 
-def add_model(command: argparse.ArgumentParser) -> None:
+def add_model(command: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """With `default` what is told of the model where none is named, which the command then finds."""
     command.add_argument(
         "--model",
-        default=_DEFAULT_MODEL,
+        default=None if default else DEFAULT_MODEL,
         metavar="NAME_OR_FOLDER",
-        help="a shipped model or the folder of one (default: %(default)s)",
+        help=f"a shipped model or the folder of one (default: {default or DEFAULT_MODEL})",
     )
     add_device(command)
 

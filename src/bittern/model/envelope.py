@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bittern.config import CodecConfig
 
-_LOG_CEILING = 6.0  # of a decoded level: keeps any codes from overflowing
+_LOG_RANGE = (-9.0, 6.0)  # of a decoded level, at least: keeps any codes from overflowing
 
 
 class SpectralEnvelope(nn.Module):
@@ -52,7 +52,8 @@ class SpectralEnvelope(nn.Module):
 
     def restore(self, flat: Tensor, levels: Tensor) -> Tensor:
         """Undo `flatten`, with levels that may have been quantized."""
-        levels = levels.clamp(math.log(self.floor), _LOG_CEILING)
+        low, high = _LOG_RANGE
+        levels = levels.clamp(min(math.log(self.floor), low), high)
         return flat * self._log_gain(levels).exp()
 
     def _log_gain(self, levels: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def spread_stages(errors: Tensor, levels: Tensor | None, quality: Tensor) -> Ten
         )
         worth = worth * (_LEVEL_POWER * (levels[:, None] - loudest)).exp()
     worth = worth.cummin(dim=1).values  # a stage needs those before it
-    wanted = (quality.to(errors) * frames).round().long().clamp(1, (depth - 1) * frames)
-    ordered = worth.flatten(1).sort(dim=1, descending=True).values
-    least = ordered.gather(1, wanted[:, None] - 1)[..., None]
-    return (worth >= least).sum(dim=1).clamp(min=1)
+    worth[:, 0] = torch.inf  # each frame has one
+    wanted = (quality.to(errors) * frames).round().clamp(frames, (depth - 1) * frames)
+    order = worth.flatten(1).argsort(dim=1, descending=True, stable=True)
+    taken = torch.arange(order.shape[1], device=order.device) < wanted[:, None]
+    return torch.zeros_like(taken).scatter(1, order, taken).view_as(worth).sum(dim=1)
