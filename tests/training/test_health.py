@@ -136,6 +136,7 @@ def test_a_sound_that_explodes_is_named(settings):
     assert trainer.nasty
     trainer.monitor = trainer._monitor(1.0)
     trainer.validate()
+    trainer.monitor.close()
     warned = warnings_of(config)
     assert "exploded: " in warned
     assert any(name in warned for name in (*trainer.nasty, *trainer.clips))
