@@ -1,20 +1,25 @@
 """Other codecs as subprocesses: what is parsed, run, counted, and reported when missing."""
 
+import os
 import re
 import shutil
 import struct
 import subprocess
 import warnings
+from pathlib import Path
 
 import pytest
 import soundfile as sf
 import torch
 
 from bittern.errors import ConfigError
-from bittern.evaluation import baselines
-from bittern.evaluation.clips import Clip, as_pcm16
+from bittern.evaluation import baselines, lyra, opus, tools
+from bittern.evaluation.clips import Clip, as_pcm16, to_int16
+from bittern.evaluation.files import payload_bytes
+from bittern.evaluation.library import LibraryFamily
 from bittern.evaluation.scores import align, score
 from bittern.evaluation.systems import Row
+from bittern.evaluation.tools import Tool
 
 RATE = 16_000
 
@@ -37,7 +42,11 @@ def coded(text: str, clip: Clip) -> list[Row]:
 
 
 def test_a_name_gives_its_default_rates_and_a_list_gives_those():
-    assert baselines.parse("opus").rates == ("6", "8", "12", "16", "24")
+    assert [s.name for s in baselines.parse("mp3").systems] == [
+        "MP3 8 kbit/s",
+        "MP3 16 kbit/s",
+        "MP3 24 kbit/s",
+    ]
     assert [s.name for s in baselines.parse("codec2=3.2,1.2").systems] == [
         "Codec 2 3.2 kbit/s",
         "Codec 2 1.2 kbit/s",
@@ -63,10 +72,10 @@ def test_what_cannot_be_a_baseline_is_refused(text):
 
 def test_a_missing_program_is_named_with_the_package_that_has_it(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    said = baselines.parse("opus").missing
+    said = baselines.parse("mp3").missing
     assert said is not None
-    assert "opusenc and opusdec and ffprobe not found" in said
-    assert "Debian's packages opus-tools and ffmpeg" in said
+    assert "lame and ffprobe not found" in said
+    assert "Debian's lame and ffmpeg" in said
     said = baselines.parse("mine: nothing-here {in} {code} && cat {code} {out}").missing
     assert said is not None
     assert said.startswith("mine: nothing-here and cat and ffprobe not found on the PATH")
@@ -74,7 +83,7 @@ def test_a_missing_program_is_named_with_the_package_that_has_it(monkeypatch):
 
 def test_programs_are_found_between_quotes_and_operators():
     text = "x: cd /tmp; A=1 enc 'a; b && c' {in} | dec --x=1 > {code} && enc {code} {out}"
-    assert baselines.parse(text).tool.programs == ["enc", "dec"]
+    assert Tool("x", text.removeprefix("x: ")).programs == ["enc", "dec"]
 
 
 def test_a_command_given_as_a_template_is_run_and_its_file_counted(clip):
@@ -112,12 +121,18 @@ def test_only_what_is_wanted_is_run(clip):
 def test_what_is_no_container_counts_whole(tmp_path, data):
     path = tmp_path / "code.mp3"
     path.write_bytes(data)
-    assert baselines.payload_bytes(path) == len(data)
+    assert payload_bytes(path) == len(data)
+
+
+@pytest.fixture
+def without_opuscodec(monkeypatch):
+    monkeypatch.setattr(opus, "installed", lambda: False)
 
 
 @pytest.mark.peers
 @needs("opusenc", "opusdec", "opusinfo", "ffprobe")
-def test_opus_bitrate_is_what_opusinfo_says(clip, tmp_path):
+def test_opus_bitrate_is_what_opusinfo_says(clip, tmp_path, without_opuscodec):
+    assert re.fullmatch(r"libopus 1\.\d[\w.+-]*", baselines.parse("opus").version)
     for rate, found in zip((6, 24), coded("opus=6,24", clip), strict=True):
         sf.write(tmp_path / "in.wav", clip.samples, RATE, "PCM_16")
         code = tmp_path / "code.opus"
@@ -135,15 +150,106 @@ def test_opus_bitrate_is_what_opusinfo_says(clip, tmp_path):
 
 @pytest.mark.peers
 @needs("opusenc", "opusdec", "ffprobe")
-def test_quality_of_opus_grows_with_its_rate(clip):
-    values = []
-    for found in coded("opus=6,8,12,24", clip):
-        aligned = align(found.samples, clip.samples, RATE)
-        values.append(score(aligned.samples, clip.samples, RATE).values)
+def test_quality_of_opus_grows_with_its_rate(clip, without_opuscodec):
+    values = scores_of("opus=6,8,12,24", clip)
     for key in ("pesq_wb", "estoi", "visqol"):
         quality = [value[key] for value in values]
         assert quality == sorted(quality), key
     assert values[-1]["pesq_wb"] > values[0]["pesq_wb"] + 1
+
+
+def scores_of(text: str, clip: Clip) -> list[dict[str, float]]:
+    aligned = [align(found.samples, clip.samples, RATE).samples for found in coded(text, clip)]
+    return [score(samples, clip.samples, RATE).values for samples in aligned]
+
+
+@pytest.mark.peers
+@needs("ffprobe", "opusinfo")
+def test_a_current_libopus_is_preferred_and_its_packets_are_counted(clip, tmp_path):
+    package = pytest.importorskip("opuscodec", reason="opuscodec is not installed")
+    assert baselines.parse("opus").version == package.opus_version()
+    for rate, found in zip((6, 24), coded("opus=6,24", clip), strict=True):
+        encoder = package.OpusBufferedEncoder(RATE, 1, 1000 * rate, qext=False)
+        code = tmp_path / "code.opus"
+        code.write_bytes(encoder.write(to_int16(clip.samples)[:, None]) + encoder.flush())
+        said = subprocess.run(["opusinfo", str(code)], capture_output=True, text=True, check=True)
+        match = re.search(r"w/o overhead: ([\d.]+) kbit", said.stdout)
+        assert match
+        ours = 8 * found.payload_bytes / clip.seconds / 1000
+        assert ours == pytest.approx(float(match[1]), rel=0.01)
+    low, high = scores_of("opus=6,24", clip)
+    assert high["pesq_wb"] > low["pesq_wb"] + 1
+
+
+@pytest.mark.peers
+@needs("opusenc", "ffprobe", "node")
+def test_nolace_makes_speech_from_the_same_packets_better(clip, tmp_path):
+    family = baselines.parse("nolace=8")
+    if family.missing:
+        assert "npm install -g ogg-opus-decoder" in family.missing
+        pytest.skip(family.missing)
+    assert re.fullmatch(r"libopus 1\.[\w.+-]+, ogg-opus-decoder [\d.]+", family.version)
+    plain = (
+        "plain: opusenc --quiet --set-ctl-int 4008=1103 --bitrate 8 {in} {code}"
+        " && opusdec --quiet --no-dither --rate 16000 {code} {out}"
+    )
+    (enhanced,), (decoded,) = coded("nolace=8", clip), coded(plain, clip)
+    assert enhanced.payload_bytes == decoded.payload_bytes
+    (better,), (worse,) = scores_of("nolace=8", clip), scores_of(plain, clip)
+    for key in ("pesq_wb", "estoi", "dnsmos"):
+        assert better[key] > worse[key], key
+
+
+def test_nolace_without_its_package_says_what_to_install(monkeypatch, tmp_path):
+    if shutil.which("node") is None or shutil.which("opusenc") is None:
+        pytest.skip("node or opusenc not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NODE_PATH", raising=False)
+    tools._asked.cache_clear()
+    said = baselines.parse("nolace").missing
+    tools._asked.cache_clear()
+    if said is None:
+        pytest.skip("ogg-opus-decoder is installed for all of node")
+    assert said.endswith("ogg-opus-decoder not found by node; npm install -g ogg-opus-decoder")
+
+
+def test_lyra_without_its_networks_says_where_they_are(tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
+    (tmp_path / "quantizer.tflite").touch()
+    said = lyra.family(tmp_path).missing
+    assert said is not None
+    assert "lacks soundstream_encoder.tflite and lyragan.tflite; they are in google/lyra" in said
+
+
+@pytest.mark.peers
+def test_lyra_is_run_from_its_networks(clip):
+    """BITTERN_LYRA names a folder of them: lyra/model_coeffs of github.com/google/lyra."""
+    if "BITTERN_LYRA" not in os.environ:
+        pytest.skip("BITTERN_LYRA does not name a folder of Lyra's networks")
+    family = lyra.family(Path(os.environ["BITTERN_LYRA"]))
+    assert family.missing is None
+    rows = list(family.code(clip, family.systems))
+    frames = len(clip.samples) // 320
+    assert [row.payload_bytes for row in rows] == [8 * frames, 15 * frames, 23 * frames]
+    found = []
+    for row in rows:
+        assert len(row.samples) == len(clip.samples)
+        aligned = align(row.samples, clip.samples, RATE).samples
+        found.append(score(aligned, clip.samples, RATE).values)
+    for key in ("pesq_wb", "estoi", "visqol"):
+        assert [value[key] for value in found] == sorted(value[key] for value in found), key
+    assert found[0]["estoi"] > 0.75
+    assert found[2]["pesq_wb"] > 3
+
+
+def test_a_library_that_fails_on_a_clip_says_why(clip):
+    family = LibraryFamily("bad", ("6",), "1", _always_fails)
+    (row,) = family.code(clip, family.systems)
+    assert row.failures == {"coding": "RuntimeError: out of luck"}
+
+
+def _always_fails(samples, sample_rate, rate):
+    raise RuntimeError("out of luck")
 
 
 @pytest.mark.peers
@@ -168,7 +274,7 @@ def test_aac_payload_is_what_the_box_of_samples_holds(clip, tmp_path):
         size, kind = struct.unpack_from(">I4s", data)
         boxes[kind] = size - 8
         data = data[size:]
-    assert baselines.payload_bytes(code) == boxes[b"mdat"] < code.stat().st_size - 500
+    assert payload_bytes(code) == boxes[b"mdat"] < code.stat().st_size - 500
 
 
 @pytest.mark.peers

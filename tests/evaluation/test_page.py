@@ -40,6 +40,7 @@ def test_page_versions_are_the_stages_and_the_nearest_baselines():
 
     model = ModelFamily("m", Path(), "", 1024, 16_000, (1, 2, 4, 8, 16, 32))
     opus = parse("opus=6,8,12,16,24")
+    assert opus.name == "Opus"
     rates = {system.name: float(system.setting.split()[0]) / 2 for system in model.systems}
     rates |= {system.name: float(system.setting.split()[0]) for system in opus.systems}
     document = {"systems": [{"name": name, "kbps": rate} for name, rate in rates.items()]}

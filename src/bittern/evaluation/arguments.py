@@ -99,6 +99,12 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
         "'name: enc {in} {code} && dec {code} {out}'; may be given several times "
         f"(default: {', '.join(TOOLS)} at low rates)",
     )
+    parser.add_argument(
+        "--lyra",
+        type=Path,
+        metavar="DIR",
+        help="evaluate Lyra v2 as well, from a folder of its .tflite files (needs ai-edge-litert)",
+    )
     parser.add_argument("--no-baselines", action="store_true", help="evaluate the model only")
 
 

@@ -43,7 +43,7 @@ class Benchmark:
     search_width: int
     kbps: float
     frame_ms: float  # audio that has to be there before a frame can be coded
-    lookahead_ms: float  # audio behind a frame, which the last of its samples wait for
+    lookahead_ms: float  # audio after a frame, which the last of its samples wait for
     speeds: list[Speed]
     trim_real_time: float  # of a file to the stages of a fifth of its bitrate, by the clock
     resident_mb: float  # of the process at its peak

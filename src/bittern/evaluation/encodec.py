@@ -8,18 +8,15 @@ import hashlib
 import importlib.util
 import io
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soxr
 import torch
 
 from bittern.errors import ConfigError
-from bittern.evaluation.clips import Clip
-from bittern.evaluation.systems import Row, System
+from bittern.evaluation.library import Decoded, LibraryFamily, Samples
 
 if TYPE_CHECKING:
     from encodec.model import EncodecModel
@@ -28,55 +25,7 @@ RATES = ("1.5", "3", "6", "12", "24")  # kbit/s, the model's own
 WEIGHTS = "encodec_24khz-d7cc33bc.th"
 
 
-@dataclass(frozen=True)
-class EncodecFamily:
-    """The published 24 kHz model, its codes packed as its package packs them, without its LM."""
-
-    rates: tuple[str, ...] = RATES
-    name: str = "EnCodec 24 kHz"
-    is_model: bool = False
-
-    @property
-    def missing(self) -> str | None:
-        """What to say when it cannot run."""
-        if importlib.util.find_spec("encodec") is None:
-            return f"{self.name}: not installed; pip install encodec"
-        if not _weights().is_file():
-            return f"{self.name}: no weights; put {WEIGHTS} into {_weights().parent}"
-        return None
-
-    @property
-    def systems(self) -> tuple[System, ...]:
-        digest = _digest(_weights())
-        return tuple(
-            System(self.name, f"{rate} kbit/s", f"encodec {digest} {rate}") for rate in self.rates
-        )
-
-    def code(self, clip: Clip, wanted: Sequence[System]) -> Iterator[Row]:
-        """Encode once at the highest rate; a lower one has the first codebooks of it."""
-        model = _model(_weights())
-        samples = soxr.resample(clip.samples, clip.sample_rate, model.sample_rate)
-        model.set_target_bandwidth(max(float(rate) for rate in self.rates))
-        with torch.inference_mode():
-            ((codes, _),) = model.encode(torch.from_numpy(samples)[None, None])  # [1, K, F]
-            for system, rate in zip(self.systems, self.rates, strict=True):
-                if system not in wanted:
-                    continue
-                bits = model.bits_per_codebook * model.frame_rate
-                part = codes[:, : round(float(rate) * 1000 / bits)]
-                decoded = model.decode([(part, None)])[0, 0].numpy()
-                header, payload = _file_bytes(part[0], len(samples), model.bits_per_codebook)
-                resampled = soxr.resample(decoded, model.sample_rate, clip.sample_rate)
-                yield Row(
-                    clip.name,
-                    system,
-                    payload_bytes=payload,
-                    file_bytes=header + payload,
-                    samples=resampled.astype(np.float32),
-                )
-
-
-def family(rates: Sequence[str] | None) -> EncodecFamily:
+def family(rates: Sequence[str] | None) -> LibraryFamily:
     """EnCodec at the rates given, or at all that it has.
 
     Raises:
@@ -84,10 +33,37 @@ def family(rates: Sequence[str] | None) -> EncodecFamily:
     """
     for rate in rates or ():
         if rate not in RATES:
-            raise ConfigError(
-                f"baseline encodec has no {rate} kbit/s; give some of {', '.join(RATES)}"
-            )
-    return EncodecFamily(tuple(rates or RATES))
+            raise ConfigError(f"baseline encodec has no {rate} kbit/s; give {', '.join(RATES)}")
+    name = "EnCodec 24 kHz"
+    version, missing = "", None
+    if importlib.util.find_spec("encodec") is None:
+        missing = f"{name}: not installed; pip install encodec"
+    elif not _weights().is_file():
+        missing = f"{name}: no weights; put {WEIGHTS} into {_weights().parent}"
+    else:
+        version = f"encodec {hashlib.sha256(_weights().read_bytes()).hexdigest()[:16]}"
+    return LibraryFamily(name, tuple(rates or RATES), version, _work, 24_000, missing)
+
+
+@torch.inference_mode()
+def _work(samples: Samples, sample_rate: int, rate: str) -> Decoded:
+    """Its codes packed as its package packs them, without its language model."""
+    model = _model(_weights())
+    stages = round(float(rate) * 1000 / (model.bits_per_codebook * model.frame_rate))
+    codes = _codes(_weights(), samples.tobytes())[:, :stages]
+    decoded = model.decode([(codes, None)])[0, 0].numpy()
+    header, payload = _file_bytes(codes[0], len(samples), model.bits_per_codebook)
+    return Decoded(decoded, sample_rate, payload, header + payload)
+
+
+@functools.lru_cache(maxsize=1)
+def _codes(weights: Path, samples: bytes) -> torch.Tensor:
+    """All codes [1, K, F] of a clip; a lower rate has the first codebooks of them."""
+    model = _model(weights)
+    model.set_target_bandwidth(float(RATES[-1]))
+    wav = torch.from_numpy(np.frombuffer(samples, np.float32).copy())
+    ((codes, _),) = model.encode(wav[None, None])
+    return codes
 
 
 def _file_bytes(codes: torch.Tensor, length: int, bits: int) -> tuple[int, int]:
@@ -107,11 +83,6 @@ def _file_bytes(codes: torch.Tensor, length: int, bits: int) -> tuple[int, int]:
 
 def _weights() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-
-
-@functools.cache
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 @functools.cache

@@ -7,10 +7,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-SHOWN = ("pesq_wb", "estoi", "visqol")
+SHOWN = ("pesq_wb", "dnsmos", "estoi")
 # of models, then of baselines; told apart also by marker and by colour-blind readers
 _MODEL_COLOURS = ("#0b6e99", "#7b3fa0", "#2a7f3f")
-_BASELINE_COLOURS = {"Opus": "#d1495b", "MP3": "#c98a00", "AAC": "#6b705c", "Codec 2": "#9a5b2d"}
+_BASELINE_COLOURS = {
+    "Opus": "#d1495b",
+    "Opus, NoLACE decoder": "#8f1d3f",
+    "Lyra v2": "#3d7a5f",
+    "MP3": "#c98a00",
+    "AAC": "#6b705c",
+    "Codec 2": "#9a5b2d",
+}
 _OTHER_COLOURS = ("#444444", "#b0578d", "#4f6d9f")
 _MARKERS = "osD^vP*X"
 
@@ -40,7 +47,10 @@ def colours(document: dict[str, Any]) -> dict[str, str]:
 
 
 def draw(document: dict[str, Any]) -> Figure:
-    metrics = [metric for metric in document["metrics"] if metric["key"] in SHOWN]
+    metrics = sorted(
+        (metric for metric in document["metrics"] if metric["key"] in SHOWN),
+        key=lambda metric: SHOWN.index(metric["key"]),
+    )
     figure = Figure(figsize=(4.2 * len(metrics), 4.0), layout="constrained")
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for panel, metric in zip(panels, metrics, strict=True):

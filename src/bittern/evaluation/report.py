@@ -44,6 +44,7 @@ def document(
         "machine": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in METRIC_PACKAGES},
+        "codecs": {family.name: family.version for family in families},
         "metrics": [metric.about for metric in METRICS],
         "systems": [
             _system(system, family.is_model, [row for row in rows if row.system == system], seconds)

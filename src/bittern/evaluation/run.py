@@ -28,6 +28,7 @@ from bittern.evaluation import (
     baselines,
     cache,
     clips,
+    lyra,
     nasty,
     page,
     plots,
@@ -104,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
         )
         _write(document, usable, families, Cache(folder), args)
     _tell(document, rows, args.out, say)
-    complete = not document["failures"] and not rejected and not (missing and args.baseline)
+    complete = (
+        not document["failures"] and not rejected and not (missing and (args.baseline or args.lyra))
+    )
     return 0 if complete else INCOMPLETE
 
 
@@ -246,6 +249,7 @@ def _tools(args: argparse.Namespace) -> tuple[list[Family], list[str]]:
     """The baselines that can run, and what to say of those that cannot."""
     asked = [] if args.no_baselines else args.baseline or list(TOOLS)
     families = [baselines.parse(text) for text in asked]
+    families += [lyra.family(args.lyra)] if args.lyra else []
     names = [family.name for family in families]
     for name in names:
         if names.count(name) > 1:

@@ -82,6 +82,11 @@ class Family(Protocol):
     def is_model(self) -> bool: ...
 
     @property
+    def version(self) -> str:
+        """What exactly runs."""
+        ...
+
+    @property
     def missing(self) -> str | None:
         """What to say, and to install, where it cannot run; None where it can."""
         ...
@@ -119,6 +124,10 @@ class ModelFamily:
     loss: Loss | None = None
     is_model: bool = True
     missing: str | None = None
+
+    @property
+    def version(self) -> str:
+        return f"weights {self.fingerprint}"
 
     @property
     def systems(self) -> tuple[System, ...]:

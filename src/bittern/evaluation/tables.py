@@ -46,7 +46,7 @@ def as_text(document: Document) -> str:
             value = system["scores"].get(metric["key"], {}).get("mean", math.nan)
             cells.append(f"{value:8.{metric['decimals']}f}" if value == value else f"{'-':>8}")
         lines.append(f"{system['name']:{width}} {system['kbps']:7.2f} " + " ".join(cells))
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _versions(document)])
 
 
 def worst_as_text(document: Document) -> str:
@@ -95,7 +95,7 @@ def as_markdown(document: Document) -> str:
     lines += [
         "",
         f"Means over {len(document['clips'])} clips ({seconds / 60:.1f} minutes) with 95 % bootstrap "
-        "intervals; measured bitrates, without container.",
+        "intervals; measured bitrates, without container. " + _versions(document),
     ]
     return "\n".join(lines) + "\n"
 
@@ -107,6 +107,11 @@ def interval(system: Document, metric: Document) -> str:
         return "–"
     mean, low, high = (f"{score[key]:.{metric['decimals']}f}" for key in ("mean", "low", "high"))
     return f"{mean} ({low} to {high})"
+
+
+def _versions(document: Document) -> str:
+    """What each codec is."""
+    return "; ".join(f"{name}: {version}" for name, version in document["codecs"].items()) + "."
 
 
 def _by_bitrate(document: Document) -> list[Document]:

@@ -44,7 +44,8 @@ function showHead() {
   for (const [family, colour] of Object.entries(report.colours)) {
     const dot = html("span");
     dot.style.background = colour;
-    at("legend").append(html("li", {}, dot, family));
+    const model = report.systems.some((s) => s.family === family && s.is_model);
+    at("legend").append(html("li", {}, dot, model ? family : `${family} (${report.codecs[family]})`));
   }
 }
 
@@ -110,7 +111,7 @@ function versionRow(clip, version, n) {
   const what = html("span", { className: "what" }, html("span", { className: "name" }, name));
   if (result) {
     what.append(html("span", { className: "rate" }, `${result.kbps.toFixed(2)} kbit/s`));
-    const parts = ["pesq_wb", "estoi", "visqol"].filter((key) => key in result.scores)
+    const parts = ["pesq_wb", "estoi", "dnsmos"].filter((key) => key in result.scores)
       .map((key) => `${metrics.get(key).label.split(" ")[0]} ${number(result.scores[key], metrics.get(key))}`);
     what.append(html("span", { className: "score" }, parts.join(" · ")));
   } else {
