@@ -43,6 +43,12 @@ def test_trimming_to_more_stages_than_there_are_is_refused():
         trim(Reader(io.BytesIO(data), "x.btn"), io.BytesIO(), 5)
 
 
+def test_frames_with_stages_of_their_own_are_not_trimmed_to_a_number_of_them():
+    data, _ = example(version=2)
+    with pytest.raises(FormatError, match=r"x\.btn: its frames have .* trim it to a bitrate"):
+        trim(Reader(io.BytesIO(data), "x.btn"), io.BytesIO(), 2)
+
+
 @pytest.mark.parametrize("live", [False, True])
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize(("first", "end"), [(0, 1), (1, 3), (0, None), (2, None), (3, 9), (1, 4)])

@@ -43,7 +43,9 @@ def _describe(name: str) -> dict[str, str | int | float | list[float] | None]:
     """What the header says; the file is walked if it is range coded or its length is left open."""
     with open_input(name) as file:
         reader = bitstream.Reader(file, label(name))
-        saved = _Saved(reader.header) if reader.header.entropy else None
+        saved = None
+        if reader.header.entropy and reader.header.version == 1:
+            saved = _Saved(reader.header)
         if reader.header.samples is None or name == PIPE or saved:
             for chunk in reader:
                 if saved:

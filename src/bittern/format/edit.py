@@ -47,11 +47,13 @@ def trim(reader: Reader, file: BinaryIO, stages: int, *, live: bool = False) -> 
         The finished writer, which knows the header and the bytes written.
 
     Raises:
-        ValueError: the file does not have that many stages, or is of version 2.
-        FormatError: see `Reader`.
+        ValueError: the file does not have that many stages.
+        FormatError: it is of version 2; and see `Reader`.
     """
     if reader.header.version != 1:
-        raise ValueError(f"{reader.name} has no stages to trim to; give a share")
+        raise FormatError(
+            f"{reader.name}: its frames have numbers of stages of their own; trim it to a bitrate"
+        )
     if not 1 <= stages <= reader.header.stages:
         raise ValueError(f"got {stages} stages, {reader.name} has 1 to {reader.header.stages}")
     header = replace(reader.header, stages=stages)
