@@ -11,11 +11,12 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bittern import rate
 from bittern.audio import streams as audio
 from bittern.audio.streams import AudioStream, Resampler
 from bittern.audio.wav import Block
@@ -29,6 +30,8 @@ from bittern.format.erasures import BurstLoss
 from bittern.format.header import most_chunk_frames
 from bittern.format.payload import Coder
 from bittern.format.salvage import Gap, Salvage
+from bittern.model.allocation import Searched
+from bittern.rate import Packed, Tally
 
 _MOST_CHUNK_FRAMES = 4096
 _PUSHED_FRAMES = 1024  # at once at most, of all streams together; bounds the memory
@@ -37,6 +40,7 @@ _RESAMPLER_SECONDS = 0.25  # longer than the resampler's filters look back
 
 Samples = NDArray[np.float32]  # [S streams, C, n] at the model's rate
 Codes = NDArray[np.int64]  # [S, k, f]
+Arrays = tuple[NDArray[Any], ...]
 
 
 class Encoder(Protocol):
@@ -48,6 +52,18 @@ class Encoder(Protocol):
 
     def flush(self) -> Codes:
         """The last codes, once all samples are in."""
+        ...
+
+
+class Searcher(Protocol):
+    """An encoder that also tells what it takes to choose how many stages each frame gets."""
+
+    def push(self, samples: Samples) -> Searched:
+        """What is complete with these samples."""
+        ...
+
+    def flush(self) -> Searched:
+        """The last of it, once all samples are in."""
         ...
 
 
@@ -78,7 +94,14 @@ class Engine(Protocol):
         """Frames of codes before a frame that its samples depend on; None: all."""
         ...
 
+    @property
+    def gains(self) -> NDArray[np.float32]:
+        """[K], about how much of the latent's squared error each stage takes away."""
+        ...
+
     def encoder(self, streams: int, stages: int, search_width: int) -> Encoder: ...
+
+    def searcher(self, streams: int, stages: int, search_width: int) -> Searcher: ...
 
     def decoder(self, streams: int) -> Decoder: ...
 
@@ -91,8 +114,10 @@ class Receipt:
     sample_rate: int  # of the audio outside the codec, Hz
     source_channels: int  # of the audio that was compressed
     channels: int  # that were coded, and come out again
-    stages: int
-    nominal_kbps: float  # of the codes alone
+    stages: int  # the most that any frame has
+    fewest_stages: int  # that any frame has
+    mean_stages: float  # of all frames
+    nominal_kbps: float  # of the codes alone, before entropy coding
     file_bytes: int  # of the .btn file, counted
     elapsed: float  # seconds of work
 
@@ -117,6 +142,7 @@ class DecodedStream(AudioStream):
     """Audio being decompressed; its receipt is complete once all blocks are taken."""
 
     reader: Reader | Salvage
+    tally: Tally  # of the frames that were decoded
     began: float
 
     @property
@@ -127,7 +153,7 @@ class DecodedStream(AudioStream):
     def receipt(self) -> Receipt:
         """What it came to."""
         elapsed = time.perf_counter() - self.began
-        receipt = _receipt(self.reader.header, self.reader.bytes_read, elapsed)
+        receipt = _receipt(self.reader.header, self.reader.bytes_read, self.tally, elapsed)
         if self.samples is None:
             return receipt
         return replace(receipt, seconds=self.samples / self.sample_rate)
@@ -188,18 +214,23 @@ def compress(
     known = source.samples if live else None
     coder = _choose_coder(options.coder, checkpoint)
     header = _header(checkpoint, source, options, known, coder)
-    writer = container.Writer(file, header, live=live, find_coder=lambda _: coder)
+    writer, tally = container.Writer(file, header, live=live), Tally()
     channels = header.streams * header.channels
     resampler = Resampler(source.sample_rate, header.sample_rate, channels)
     blocks = _to_model(audio.check_finite(source), resampler, channels, mono=options.mono)
-    for codes in _encode(engine, blocks, header, options.search_width):
-        writer.write(codes)
+
+    def pack(codes: Codes) -> Packed:
+        return Packed(container.pack(codes, header, coder), (codes >= 0).sum(axis=1))
+
+    for packed in _encode(engine, blocks, header, options, source.samples, pack):
+        writer.copy(packed.chunk)
+        tally.note(packed.counts)
         if live:
             file.flush()
     if known not in (None, resampler.samples_in):
         raise AudioError(f"{source.name}: said {known} samples but had {resampler.samples_in}")
     header = writer.finish(resampler.samples_out, resampler.samples_in)
-    return _receipt(header, writer.bytes_written, time.perf_counter() - began)
+    return _receipt(header, writer.bytes_written, tally, time.perf_counter() - began)
 
 
 def decompress(
@@ -248,7 +279,8 @@ def decompress(
     entry, chunk = _entry(engine, header, first)
     if isinstance(reader, Reader):
         reader.skip(chunk)
-    pieces = _read_pieces(reader, stages)
+    tally = Tally()
+    pieces = _read_pieces(reader, stages, tally)
     if loss:
         pieces = _lose(pieces, loss, silent)
     waves = _decode(engine, pieces, reader, chunk)
@@ -259,6 +291,7 @@ def decompress(
         samples=_count_samples(header, first, count),
         blocks=_from_model(waves, reader, chunk, entry, first, count),
         reader=reader,
+        tally=tally,
         began=began,
     )
 
@@ -306,7 +339,7 @@ def _header(
     """Of a file with `known` samples for each channel, None where only the end will tell."""
     config = checkpoint.config
     streams = count_streams(source, config.channels, mono=options.mono)
-    stages, bits = options.count_stages(config, streams), config.quantizer.bits_per_code
+    stages, bits = rate.most_stages(config, streams, options), config.quantizer.bits_per_code
     samples = None
     if known is not None:
         samples = audio.resampled_length(known, source.sample_rate, config.sample_rate)
@@ -327,6 +360,7 @@ def _header(
         samples=samples,
         source_samples=known,
         entropy=coder.fingerprint if coder else None,
+        version=1 if options.constant else 2,
     )
 
 
@@ -347,23 +381,55 @@ def _to_model(
 
 
 def _encode(
-    engine: Engine, blocks: Iterator[Block], header: container.Header, search_width: int
-) -> Iterator[Codes]:
-    """Codes [S, k, F], chunk by chunk; pushed in the same portions, however the blocks come."""
-    streams, full = header.streams, header.chunk_frames
-    encoder = engine.encoder(streams, header.stages, search_width)
-    portion = max(min(full, _PUSHED_FRAMES // streams), 1) * header.hop_length
-    pending: list[Codes] = []
-    for block in _regroup(blocks, portion):
-        samples = np.ascontiguousarray(block.T).reshape(streams, -1, len(block))
-        pending.append(encoder.push(samples))
-        if sum(codes.shape[-1] for codes in pending) >= full:
-            codes = np.concatenate(pending, axis=-1)
-            yield codes[..., :full]
-            pending = [codes[..., full:]]
-    tail = np.concatenate([*pending, encoder.flush()], axis=-1)
-    for begin in range(0, tail.shape[-1], full):
-        yield tail[..., begin : begin + full]
+    engine: Engine,
+    blocks: Iterator[Block],
+    header: container.Header,
+    options: CodingOptions,
+    length: int | None,
+    pack: rate.Pack,
+) -> Iterator[Packed]:
+    """Packed chunks of blocks that are `length` samples in all, where that is known."""
+    args = (header.streams, header.stages, options.search_width)
+    if options.constant:
+        encoder = engine.encoder(*args)
+        pieces = ((codes,) for codes in _push_all(encoder, blocks, header))
+        return (pack(codes) for (codes,) in _rechunk(pieces, header.chunk_frames))
+    searched = _push_all(engine.searcher(*args), blocks, header)
+    chunks = (Searched(*parts) for parts in _rechunk(searched, header.chunk_frames))
+    return rate.allot(chunks, header, options, engine, length, pack)
+
+
+def _push_all(
+    encoder: Encoder | Searcher, blocks: Iterator[Block], header: container.Header
+) -> Iterator[Any]:
+    """What comes of all samples, pushed in the same portions, however the blocks come."""
+    portion = max(min(header.chunk_frames, _PUSHED_FRAMES // header.streams), 1)
+    for block in _regroup(blocks, portion * header.hop_length):
+        samples = np.ascontiguousarray(block.T).reshape(header.streams, -1, len(block))
+        yield encoder.push(samples)
+    yield encoder.flush()
+
+
+def _rechunk(pieces: Iterable[Arrays], size: int) -> Iterator[Arrays]:
+    """The same arrays, frames in their last axis, in pieces of `size` frames, but for the last."""
+    pending: list[Arrays] = []
+    for piece in pieces:
+        pending.append(piece)
+        if sum(parts[0].shape[-1] for parts in pending) >= size:
+            joined = _join(pending)
+            yield _cut(joined, 0, size)
+            pending = [_cut(joined, size, None)]
+    tail = _join(pending)
+    for begin in range(0, tail[0].shape[-1], size):
+        yield _cut(tail, begin, begin + size)
+
+
+def _join(pieces: list[Arrays]) -> Arrays:
+    return tuple(np.concatenate(parts, axis=-1) for parts in zip(*pieces, strict=True))
+
+
+def _cut(arrays: Arrays, begin: int, end: int | None) -> Arrays:
+    return tuple(array[..., begin:end] for array in arrays)
 
 
 def _regroup(blocks: Iterator[Block], size: int) -> Iterator[Block]:
@@ -416,10 +482,16 @@ def _check_fits(reader: Reader | Salvage, checkpoint: Checkpoint) -> None:
             )
 
 
-def _read_pieces(reader: Reader | Salvage, stages: int | None) -> Iterator[Codes | Lost]:
+def _read_pieces(
+    reader: Reader | Salvage, stages: int | None, tally: Tally
+) -> Iterator[Codes | Lost]:
     """The codes of each chunk, and the gaps between them, in the order of time."""
     for piece in reader.codes(stages):
-        yield Lost(piece.frames) if isinstance(piece, Gap) else piece
+        if isinstance(piece, Gap):
+            yield Lost(piece.frames)
+        else:
+            tally.note((piece >= 0).sum(axis=1))
+            yield piece
 
 
 def _lose(pieces: Iterable[Codes | Lost], loss: BurstLoss, silent: bool) -> Iterator[Codes | Lost]:
@@ -526,14 +598,17 @@ def _to_block(wav: Samples) -> Block:
     return np.ascontiguousarray(np.concatenate(wav).T)
 
 
-def _receipt(header: container.Header, file_bytes: int, elapsed: float) -> Receipt:
+def _receipt(header: container.Header, file_bytes: int, tally: Tally, elapsed: float) -> Receipt:
+    fewest, most = tally.range
     return Receipt(
         seconds=(header.source_samples or 0) / header.source_rate,
         sample_rate=header.source_rate,
         source_channels=header.source_channels,
         channels=header.channels * header.streams,
-        stages=header.stages,
-        nominal_kbps=header.stages * header.kbps_per_stage,
+        stages=most,
+        fewest_stages=fewest,
+        mean_stages=tally.mean,
+        nominal_kbps=tally.mean * header.kbps_per_stage,
         file_bytes=file_bytes,
         elapsed=elapsed,
     )

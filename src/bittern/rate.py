@@ -1,0 +1,240 @@
+"""How many of the codes that were searched each frame of a file gets: for a quality, or for a bitrate.
+
+    searched codes, chunk by chunk -> stages of each frame -> codes, -1 for none -> packed chunks
+
+A quality is one trade-off for all chunks. A bitrate is met by one trade-off for a whole file, found once
+all its errors are known, where they fit into memory; otherwise, and on pipes, by one that follows what was
+spent. All streams of a file share it. What chooses is in `model/allocation.py`. No torch here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bittern.config import CodecConfig, CodingOptions
+from bittern.format.container import CHUNK_OVERHEAD_BYTES, Chunk, Header
+from bittern.model.allocation import (
+    NEARBY_FRAMES,
+    Counts,
+    FileRate,
+    Floats,
+    LiveChoice,
+    LiveRate,
+    Searched,
+    choose,
+    frame_weights,
+    highest_rung,
+    ladder,
+    tradeoff_for,
+)
+
+WHOLE_FRAMES = 60_000  # frames of all streams, 20 minutes of one, up to which a file is known whole
+_FRAME_BITS, _CODED_SHARE = 3, 0.92  # beside the codes of a frame, and of codes once they are coded
+_NEAR_ENOUGH = 0.002  # of the budget, by which the last chunk may miss it
+_TRIES = 4  # at the last chunk
+
+Codes = NDArray[np.int64]  # [S, k, F]
+
+
+class Packed(NamedTuple):
+    """Codes as they are written."""
+
+    chunk: Chunk
+    counts: Counts  # [S, F], stages of each frame
+
+    @property
+    def bits(self) -> int:
+        return 8 * (CHUNK_OVERHEAD_BYTES + len(self.chunk.payload))
+
+
+Pack = Callable[[Codes], Packed]
+
+
+class Tally:
+    """How many stages frames have that were counted so far."""
+
+    def __init__(self) -> None:
+        self._frames = self._stages = self._most = 0
+        self._fewest = 255
+
+    def note(self, counts: Counts) -> None:
+        """Count frames with so many stages, of any shape."""
+        self._frames += counts.size
+        self._stages += int(counts.sum())
+        self._fewest = min(self._fewest, int(counts.min(initial=255)))
+        self._most = max(self._most, int(counts.max(initial=0)))
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Fewest and most of a frame; 0 if there are no frames."""
+        return (self._fewest, self._most) if self._frames else (0, 0)
+
+    @property
+    def mean(self) -> float:
+        return self._stages / self._frames if self._frames else 0.0
+
+
+def keep(codes: NDArray[np.integer], counts: Counts) -> Codes:
+    """The first codes of each frame, -1 standing for the others: [S, k, F], [S, F] -> [S, k, F]."""
+    stage = np.arange(codes.shape[1])[:, None]
+    return np.where(stage < counts[:, None], codes.astype(np.int64), -1)
+
+
+def choose_whole(searched: Searched, tradeoff: float) -> Codes:
+    """The codes of frames that are all known, at one trade-off."""
+    return keep(searched.codes, _choose(searched, frame_weights(searched.levels), tradeoff))
+
+
+class Model(Protocol):
+    """What the choice depends on."""
+
+    @property
+    def config(self) -> CodecConfig: ...
+
+    @property
+    def gains(self) -> Floats: ...
+
+
+def most_stages(config: CodecConfig, streams: int, options: CodingOptions) -> int:
+    """The most stages that any frame is to be searched for.
+
+    Raises:
+        ConfigError: stages, bitrate or quality are out of reach.
+    """
+    if options.constant:
+        return options.count_stages(config, streams)
+    quality = options.mean_stages(config)
+    if options.bitrate_kbps is not None:
+        overhead = CHUNK_OVERHEAD_BYTES * 8 / 1000 / options.chunk_seconds
+        config.check_bitrate(options.bitrate_kbps, streams, overhead)
+        quality = likely_quality(config, options.bitrate_kbps / streams)
+    return highest_rung(quality, config.quantizer.stages)
+
+
+def likely_quality(config: CodecConfig, bitrate_kbps: float) -> float:
+    """About how many stages frames of a stream have on average, at a bitrate."""
+    bits = bitrate_kbps * 1000 / config.frame_rate - _FRAME_BITS
+    stages = bits / (_CODED_SHARE * config.quantizer.bits_per_code)
+    return min(max(stages, 1.0), config.quantizer.stages)
+
+
+def allot(
+    chunks: Iterable[Searched],
+    header: Header,
+    options: CodingOptions,
+    model: Model,
+    length: int | None,
+    pack: Pack,
+) -> Iterator[Packed]:
+    """Chunks with the stages that a quality or a bitrate asks for; `length` in samples of the source."""
+    if options.bitrate_kbps is None:
+        tradeoff = tradeoff_for(options.mean_stages(model.config), model.gains)
+        return at_quality(chunks, tradeoff, header.chunk_frames, pack)
+    bits = options.bitrate_kbps * 1000  # a second
+    seconds = None if length is None else length / header.source_rate
+    frame_rate = model.config.frame_rate
+    if seconds is not None and seconds * frame_rate * header.streams <= WHOLE_FRAMES:
+        budget = bits * seconds - 8 * header.size
+        return meet_bitrate(chunks, budget, header.bits_per_code, pack)
+    quality = likely_quality(model.config, options.bitrate_kbps / header.streams)
+    follower = LiveRate(bits / frame_rate / header.streams, tradeoff_for(quality, model.gains))
+    return follow_bitrate(chunks, follower, pack)
+
+
+def at_quality(
+    chunks: Iterable[Searched], tradeoff: float, chunk_frames: int, pack: Pack
+) -> Iterator[Packed]:
+    """Codes at one trade-off, with a view ahead up to the end of each chunk.
+
+    Where chunks are too short for a view, frames are decided as they come.
+    """
+    live: LiveChoice | None = None
+    past: Floats | None = None  # levels, for the view back
+    for chunk in chunks:
+        levels = chunk.levels
+        if chunk_frames < 2 * NEARBY_FRAMES:
+            live = live or _begin(chunk)
+            counts = live.push(_frames_first(chunk.errors), levels, tradeoff)
+        else:
+            seen = levels if past is None else np.concatenate([past, levels], axis=1)
+            weights = frame_weights(seen)[:, seen.shape[1] - levels.shape[1] :]
+            counts = _choose(chunk, weights, tradeoff)
+            past = seen[:, -NEARBY_FRAMES:]
+        yield pack(keep(chunk.codes, counts))
+
+
+def follow_bitrate(chunks: Iterable[Searched], rate: LiveRate, pack: Pack) -> Iterator[Packed]:
+    """Codes whose average comes to a bitrate as it goes; frames are decided as they come."""
+    live: LiveChoice | None = None
+    for chunk in chunks:
+        live = live or _begin(chunk)
+        counts = live.push(_frames_first(chunk.errors), chunk.levels, rate.tradeoff)
+        packed = pack(keep(chunk.codes, counts))
+        rate.note(counts.size, packed.bits)
+        yield packed
+
+
+def meet_bitrate(
+    chunks: Iterable[Searched], budget: float, code_bits: float, pack: Pack
+) -> Iterator[Packed]:
+    """Codes that come to a number of bits: every chunk is taken in before the first is given.
+
+    Args:
+        chunks: of the whole file.
+        budget: bits of all chunks.
+        code_bits: of a code before entropy coding.
+        pack: what packs a chunk.
+    """
+    known = [_compact(chunk) for chunk in chunks]
+    if not known:
+        return
+    errors = np.concatenate([_frames_first(chunk.errors) for chunk in known], axis=1)
+    weights = frame_weights(np.concatenate([chunk.levels for chunk in known], axis=1))
+    rate = FileRate(errors, weights, _rungs(known[0]), budget, code_bits)
+
+    def try_next(chunk: Searched) -> Packed:
+        return pack(keep(chunk.codes, rate.plan(chunk.levels.shape[1])))
+
+    first = try_next(known[0])
+    rate.try_out(first.counts, first.bits)
+    for place, chunk in enumerate(known):
+        packed = best = try_next(chunk)
+        for _ in range(_TRIES if place == len(known) - 1 else 0):
+            if abs(best.bits - rate.left) <= _NEAR_ENOUGH * budget:
+                break
+            rate.learn(packed.counts, packed.bits)
+            before, packed = packed, try_next(chunk)
+            best = min(best, packed, key=lambda tried: abs(tried.bits - rate.left))
+            if (packed.counts == before.counts).all():
+                break
+        rate.keep(best.counts, best.bits)
+        yield best
+
+
+def _begin(chunk: Searched) -> LiveChoice:
+    return LiveChoice(len(chunk.levels), _rungs(chunk))
+
+
+def _rungs(searched: Searched) -> Counts:
+    return ladder(searched.codes.shape[1])
+
+
+def _choose(searched: Searched, weights: Floats, tradeoff: float) -> Counts:
+    errors = _frames_first(searched.errors)
+    return choose(errors, weights, _rungs(searched), np.array([tradeoff]))[0]
+
+
+def _frames_first(errors: Floats) -> Floats:
+    """[S, R, F] -> [S, F, R]."""
+    return np.swapaxes(errors, 1, 2)
+
+
+def _compact(chunk: Searched) -> Searched:
+    """The same in as little memory as it takes."""
+    return Searched(
+        chunk.codes.astype(np.uint16),
+        chunk.errors.astype(np.float32),
+        chunk.levels.astype(np.float32),
+    )
