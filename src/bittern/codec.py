@@ -173,9 +173,13 @@ class Codec(Checkpoint):
         most = rate.most_stages(self.config, streams, options)
         tradeoff = tradeoff_for(options.quality, self._engine.gains)
         searched = search_wav(self.model, wav, most, search_width)
-        codes = np.full(searched.codes.shape, -1, np.int64)
-        for item, own in enumerate(frames or [codes.shape[-1]] * len(codes)):
-            one = Searched(*(part[item : item + 1, ..., :own] for part in searched))
+        codes = np.full_like(searched.codes, -1)
+        for item, own in enumerate(frames or [searched.levels.shape[1]] * len(codes)):
+            one = Searched(
+                searched.codes[item, None, :, :own],
+                searched.errors[item, None, :, :own],
+                searched.levels[item, None, :own],
+            )
             codes[item, :, :own] = rate.choose_whole(one, tradeoff)[0]
         return torch.from_numpy(codes).to(self.device)
 

@@ -31,9 +31,10 @@ from bittern.model.allocation import (
 )
 
 WHOLE_FRAMES = 60_000  # frames of all streams, 20 minutes of one, up to which a file is known whole
+LIVE_SECONDS = 10  # of bits that a stream of unknown length saves up in silence, at most
 _FRAME_BITS, _CODED_SHARE = 3, 0.92  # beside the codes of a frame, and of codes once they are coded
-_NEAR_ENOUGH = 0.002  # of the budget, by which the last chunk may miss it
-_TRIES = 4  # at the last chunk
+_NEAR_ENOUGH = 0.008  # of the budget, by which the last chunk may miss it
+_TRIES = 2  # more, at the last chunk
 
 Codes = NDArray[np.int64]  # [S, k, F]
 
@@ -135,11 +136,14 @@ def allot(
     bits = options.bitrate_kbps * 1000  # a second
     seconds = None if length is None else length / header.source_rate
     frame_rate = model.config.frame_rate
+    quality = likely_quality(model.config, options.bitrate_kbps / header.streams)
     if seconds is not None and seconds * frame_rate * header.streams <= WHOLE_FRAMES:
         budget = bits * seconds - 8 * header.size
-        return meet_bitrate(chunks, budget, header.bits_per_code, pack)
-    quality = likely_quality(model.config, options.bitrate_kbps / header.streams)
-    follower = LiveRate(bits / frame_rate / header.streams, tradeoff_for(quality, model.gains))
+        stage_bits = bits / frame_rate / header.streams / quality
+        return meet_bitrate(chunks, budget, stage_bits, pack)
+    saved = np.inf if seconds else LIVE_SECONDS * frame_rate * header.streams
+    target = bits / frame_rate / header.streams
+    follower = LiveRate(target, tradeoff_for(quality, model.gains), most_saved=saved)
     return follow_bitrate(chunks, follower, pack)
 
 
@@ -177,14 +181,14 @@ def follow_bitrate(chunks: Iterable[Searched], rate: LiveRate, pack: Pack) -> It
 
 
 def meet_bitrate(
-    chunks: Iterable[Searched], budget: float, code_bits: float, pack: Pack
+    chunks: Iterable[Searched], budget: float, stage_bits: float, pack: Pack
 ) -> Iterator[Packed]:
     """Codes that come to a number of bits: every chunk is taken in before the first is given.
 
     Args:
         chunks: of the whole file.
         budget: bits of all chunks.
-        code_bits: of a code before entropy coding.
+        stage_bits: what a stage of a frame comes to, about, with all that stands around it.
         pack: what packs a chunk.
     """
     known = [_compact(chunk) for chunk in chunks]
@@ -192,13 +196,11 @@ def meet_bitrate(
         return
     errors = np.concatenate([_frames_first(chunk.errors) for chunk in known], axis=1)
     weights = frame_weights(np.concatenate([chunk.levels for chunk in known], axis=1))
-    rate = FileRate(errors, weights, _rungs(known[0]), budget, code_bits)
+    rate = FileRate(errors, weights, _rungs(known[0]), budget, stage_bits)
 
     def try_next(chunk: Searched) -> Packed:
         return pack(keep(chunk.codes, rate.plan(chunk.levels.shape[1])))
 
-    first = try_next(known[0])
-    rate.try_out(first.counts, first.bits)
     for place, chunk in enumerate(known):
         packed = best = try_next(chunk)
         for _ in range(_TRIES if place == len(known) - 1 else 0):

@@ -127,10 +127,18 @@ def _describe_coded(receipt: "Receipt") -> str:
         else ""
     )
     return (
-        f"{receipt.seconds:.2f} s, {_channels(receipt)}{receipt.stages} stages, "
+        f"{receipt.seconds:.2f} s, {_channels(receipt)}{_stages(receipt)}, "
         f"{receipt.measured_kbps:.2f} kbit/s "
         f"({receipt.file_bytes} bytes, {receipt.ratio:.0f}x smaller than 16-bit PCM{mixed}), "
         f"{receipt.speed:.0f}x real time"
+    )
+
+
+def _stages(receipt: "Receipt") -> str:
+    if receipt.fewest_stages == receipt.stages:
+        return f"{receipt.stages} stages"
+    return (
+        f"{receipt.fewest_stages} to {receipt.stages} stages, {receipt.mean_stages:.1f} on average"
     )
 
 
