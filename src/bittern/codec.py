@@ -23,7 +23,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bittern import checkpoint, pipeline, rate, weights
+from bittern import checkpoint, pipeline, weights
 from bittern.audio import streams as audio
 from bittern.audio.atomic import atomic_file, refuse_same_file
 from bittern.audio.streams import AudioStream
@@ -32,9 +32,10 @@ from bittern.config import SEARCH_WIDTH, CodingOptions
 from bittern.errors import ConfigError
 from bittern.format import container
 from bittern.format.erasures import BurstLoss
-from bittern.model.allocation import Searched, tradeoff_for
+from bittern.model import rate
+from bittern.model.allocation import tradeoff_for
 from bittern.model.codec_model import CodecModel
-from bittern.model.engine import TorchEngine, search_wav
+from bittern.model.engine import TorchEngine, search
 from bittern.pipeline import DecodedStream, Engine, Receipt
 from bittern.shapes import Codes, Waveform
 
@@ -148,48 +149,39 @@ class Codec(Checkpoint):
                 f"a multiple), samples] at {self.sample_rate} Hz"
             )
         streams = wav.shape[1] // self.channels
-        options = CodingOptions(stages=stages, bitrate_kbps=bitrate_kbps, quality=quality)
+        options = CodingOptions(
+            stages=stages, bitrate_kbps=bitrate_kbps, quality=quality, search_width=search_width
+        )
+        if quality is None:
+            most = options.count_stages(self.config, streams)
+        else:
+            most = rate.most_stages(self.config, streams, options)
         batch = rearrange(wav, "b (s c) t -> (b s) c t", s=streams)
         batch = batch.detach().to(self.device, torch.float32)
         if lengths is None:
-            codes = self._encode(batch, options, streams, search_width)
+            codes = self._encode(batch, options, most, [None] * len(batch))
         else:
             _check_lengths(lengths, *wav.shape[::2])
             each = [length for length in lengths for _ in range(streams)]
-            codes = self._encode_each(batch, each, options, streams, search_width)
+            codes = self._encode_each(batch, each, options, most)
         return rearrange(codes, "(b s) k f -> b s k f", s=streams) if streams > 1 else codes
 
     def _encode(
-        self,
-        wav: Waveform,
-        options: CodingOptions,
-        streams: int,
-        search_width: int,
-        frames: Sequence[int] | None = None,
+        self, wav: Waveform, options: CodingOptions, most: int, frames: Sequence[int | None]
     ) -> Codes:
         """Code [B, C, T], of which so many frames of each item count where they are chosen among."""
         if options.quality is None:
-            return self.model.encode(wav, options.count_stages(self.config, streams), search_width)
-        most = rate.most_stages(self.config, streams, options)
+            return self.model.encode(wav, most, options.search_width)
+        latent = self.model.latent_of(wav)
+        searched = search(self.model, latent, most, options.search_width)
         tradeoff = tradeoff_for(options.quality, self._engine.gains)
-        searched = search_wav(self.model, wav, most, search_width)
         codes = np.full_like(searched.codes, -1)
-        for item, own in enumerate(frames or [searched.levels.shape[1]] * len(codes)):
-            one = Searched(
-                searched.codes[item, None, :, :own],
-                searched.errors[item, None, :, :own],
-                searched.levels[item, None, :own],
-            )
-            codes[item, :, :own] = rate.choose_whole(one, tradeoff)[0]
+        for item, own in enumerate(frames):
+            codes[item, :, :own] = rate.choose_whole(searched.stream(item, own), tradeoff)[0]
         return torch.from_numpy(codes).to(self.device)
 
     def _encode_each(
-        self,
-        wav: Waveform,
-        lengths: list[int],
-        options: CodingOptions,
-        streams: int,
-        search_width: int,
+        self, wav: Waveform, lengths: list[int], options: CodingOptions, most: int
     ) -> Codes:
         """Code [B, C, T] of which so many samples of each item count."""
         longest = max(lengths, default=0)
@@ -197,15 +189,14 @@ class Codec(Checkpoint):
         after = 0 if options.quality is None else -1
         if self.config.streamable:
             wav = wav[..., :longest].masked_fill(_outside(lengths, longest, wav.device), 0.0)
-            codes = self._encode(wav, options, streams, search_width, frames)
+            codes = self._encode(wav, options, most, frames)
             return codes.masked_fill(_outside(frames, codes.shape[-1], codes.device), after)
         items = [  # a model that looks ahead sees each item's end
-            self._encode(wav[item, None, :, :length], options, streams, search_width)
+            self._encode(wav[item, None, :, :length], options, most, [None])
             for item, length in enumerate(lengths)
         ]
         whole = self.config.frame_count(longest)
-        padded = [pad(codes, (0, whole - codes.shape[-1]), value=after) for codes in items]
-        return torch.cat(padded)
+        return torch.cat([pad(own, (0, whole - own.shape[-1]), value=after) for own in items])
 
     def decode(
         self,

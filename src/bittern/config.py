@@ -302,16 +302,8 @@ class CodecConfig:
         Raises:
             ConfigError: not even one stage fits, or all stages together stay below.
         """
-        each = self.kbps_per_stage * streams
-        stages = math.floor(bitrate_kbps / each + 1e-9)
-        highest = self.quantizer.stages * each
-        of = f" for {streams * self.channels} channels" if streams > 1 else ""
-        _require(
-            1 <= stages <= self.quantizer.stages,
-            f"bitrate {bitrate_kbps:g} kbit/s is out of reach of {self.name}; "
-            f"give {each:g} to {highest:g}{of}",
-        )
-        return stages
+        self.check_bitrate(bitrate_kbps, streams)
+        return math.floor(bitrate_kbps / (self.kbps_per_stage * streams) + 1e-9)
 
     def check_bitrate(self, bitrate_kbps: float, streams: int = 1, overhead: float = 0.0) -> None:
         """Refuse an average bitrate that no file of frames with 1 to K stages can have.

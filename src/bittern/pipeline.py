@@ -9,14 +9,13 @@ Memory stays the same at any length. Networks come in as an `Engine`, of numpy a
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bittern import rate
 from bittern.audio import streams as audio
 from bittern.audio.streams import AudioStream, Resampler
 from bittern.audio.wav import Block
@@ -30,8 +29,8 @@ from bittern.format.erasures import BurstLoss
 from bittern.format.header import most_chunk_frames
 from bittern.format.payload import Coder
 from bittern.format.salvage import Gap, Salvage
+from bittern.model import rate
 from bittern.model.allocation import Searched
-from bittern.rate import Packed, Tally
 
 _MOST_CHUNK_FRAMES = 4096
 _PUSHED_FRAMES = 1024  # at once at most, of all streams together; bounds the memory
@@ -41,28 +40,18 @@ _RESAMPLER_SECONDS = 0.25  # longer than the resampler's filters look back
 Samples = NDArray[np.float32]  # [S streams, C, n] at the model's rate
 Codes = NDArray[np.int64]  # [S, k, f]
 Arrays = tuple[NDArray[Any], ...]
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Encoder(Protocol):
+class Encoder(Protocol[T_co]):
     """Samples in, codes out, streams in step. All codes equal those of all samples at once."""
 
-    def push(self, samples: Samples) -> Codes:
-        """The codes that are complete with these samples."""
-        ...
-
-    def flush(self) -> Codes:
-        """The last codes, once all samples are in."""
-        ...
-
-
-class Searcher(Protocol):
-    """An encoder that also tells what it takes to choose how many stages each frame gets."""
-
-    def push(self, samples: Samples) -> Searched:
+    def push(self, samples: Samples) -> T_co:
         """What is complete with these samples."""
         ...
 
-    def flush(self) -> Searched:
+    def flush(self) -> T_co:
         """The last of it, once all samples are in."""
         ...
 
@@ -99,11 +88,24 @@ class Engine(Protocol):
         """[K], about how much of the latent's squared error each stage takes away."""
         ...
 
-    def encoder(self, streams: int, stages: int, search_width: int) -> Encoder: ...
+    def encoder(self, streams: int, stages: int, search_width: int) -> Encoder[Codes]: ...
 
-    def searcher(self, streams: int, stages: int, search_width: int) -> Searcher: ...
+    def searcher(self, streams: int, stages: int, search_width: int) -> Encoder[Searched]:
+        """One that also tells what it takes to choose how many of its codes each frame gets."""
+        ...
 
     def decoder(self, streams: int) -> Decoder: ...
+
+
+class Packed(NamedTuple):
+    """Codes as they are written."""
+
+    chunk: container.Chunk
+    counts: NDArray[np.int64]  # [S, F], stages of each frame
+
+    @property
+    def bits(self) -> int:
+        return 8 * (container.CHUNK_OVERHEAD_BYTES + len(self.chunk.payload))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +144,7 @@ class DecodedStream(AudioStream):
     """Audio being decompressed; its receipt is complete once all blocks are taken."""
 
     reader: Reader | Salvage
-    tally: Tally  # of the frames that were decoded
+    tally: rate.Tally  # of the frames that were decoded
     began: float
 
     @property
@@ -214,7 +216,7 @@ def compress(
     known = source.samples if live else None
     coder = _choose_coder(options.coder, checkpoint)
     header = _header(checkpoint, source, options, known, coder)
-    writer, tally = container.Writer(file, header, live=live), Tally()
+    writer, tally = container.Writer(file, header, live=live), rate.Tally()
     channels = header.streams * header.channels
     resampler = Resampler(source.sample_rate, header.sample_rate, channels)
     blocks = _to_model(audio.check_finite(source), resampler, channels, mono=options.mono)
@@ -222,7 +224,7 @@ def compress(
     def pack(codes: Codes) -> Packed:
         return Packed(container.pack(codes, header, coder), (codes >= 0).sum(axis=1))
 
-    for packed in _encode(engine, blocks, header, options, source.samples, pack):
+    for packed in _encode(engine, blocks, header, options, source.seconds, pack):
         writer.copy(packed.chunk)
         tally.note(packed.counts)
         if live:
@@ -279,7 +281,7 @@ def decompress(
     entry, chunk = _entry(engine, header, first)
     if isinstance(reader, Reader):
         reader.skip(chunk)
-    tally = Tally()
+    tally = rate.Tally()
     pieces = _read_pieces(reader, stages, tally)
     if loss:
         pieces = _lose(pieces, loss, silent)
@@ -339,7 +341,9 @@ def _header(
     """Of a file with `known` samples for each channel, None where only the end will tell."""
     config = checkpoint.config
     streams = count_streams(source, config.channels, mono=options.mono)
-    stages, bits = rate.most_stages(config, streams, options), config.quantizer.bits_per_code
+    overhead = container.CHUNK_OVERHEAD_BYTES * 8 / 1000 / options.chunk_seconds
+    stages = rate.most_stages(config, streams, options, overhead)
+    bits = config.quantizer.bits_per_code
     samples = None
     if known is not None:
         samples = audio.resampled_length(known, source.sample_rate, config.sample_rate)
@@ -385,10 +389,10 @@ def _encode(
     blocks: Iterator[Block],
     header: container.Header,
     options: CodingOptions,
-    length: int | None,
-    pack: rate.Pack,
+    seconds: float | None,
+    pack: Callable[[Codes], Packed],
 ) -> Iterator[Packed]:
-    """Packed chunks of blocks that are `length` samples in all, where that is known."""
+    """Packed chunks of blocks that are so many seconds in all, where that is known."""
     args = (header.streams, header.stages, options.search_width)
     if options.constant:
         encoder = engine.encoder(*args)
@@ -396,57 +400,43 @@ def _encode(
         return (pack(codes) for (codes,) in _rechunk(pieces, header.chunk_frames))
     searched = _push_all(engine.searcher(*args), blocks, header)
     chunks = (Searched(*parts) for parts in _rechunk(searched, header.chunk_frames))
-    return rate.allot(chunks, header, options, engine, length, pack)
+    budget = None
+    if seconds is not None and options.bitrate_kbps is not None:
+        budget = options.bitrate_kbps * 1000 * seconds - 8 * header.size
+    config, gains = engine.config, engine.gains
+    return rate.allot(chunks, options, config, gains, header.streams, budget, pack)
 
 
 def _push_all(
-    encoder: Encoder | Searcher, blocks: Iterator[Block], header: container.Header
-) -> Iterator[Any]:
+    encoder: Encoder[T], blocks: Iterator[Block], header: container.Header
+) -> Iterator[T]:
     """What comes of all samples, pushed in the same portions, however the blocks come."""
     portion = max(min(header.chunk_frames, _PUSHED_FRAMES // header.streams), 1)
-    for block in _regroup(blocks, portion * header.hop_length):
-        samples = np.ascontiguousarray(block.T).reshape(header.streams, -1, len(block))
-        yield encoder.push(samples)
+    samples = ((block.T,) for block in blocks)
+    for (wav,) in _rechunk(samples, portion * header.hop_length):
+        yield encoder.push(np.ascontiguousarray(wav).reshape(header.streams, -1, wav.shape[1]))
     yield encoder.flush()
 
 
 def _rechunk(pieces: Iterable[Arrays], size: int) -> Iterator[Arrays]:
-    """The same arrays, frames in their last axis, in pieces of `size` frames, but for the last."""
+    """The same arrays, cut along their last axis to exactly `size`, but for the last of them."""
     pending: list[Arrays] = []
+    have = 0
     for piece in pieces:
         pending.append(piece)
-        if sum(parts[0].shape[-1] for parts in pending) >= size:
+        have += piece[0].shape[-1]
+        if have >= size:
             joined = _join(pending)
-            yield _cut(joined, 0, size)
-            pending = [_cut(joined, size, None)]
-    tail = _join(pending)
-    for begin in range(0, tail[0].shape[-1], size):
-        yield _cut(tail, begin, begin + size)
+            for end in range(size, have + 1, size):
+                yield tuple(array[..., end - size : end] for array in joined)
+            have %= size
+            pending = [tuple(array[..., array.shape[-1] - have :] for array in joined)]
+    if have:
+        yield _join(pending)
 
 
 def _join(pieces: list[Arrays]) -> Arrays:
     return tuple(np.concatenate(parts, axis=-1) for parts in zip(*pieces, strict=True))
-
-
-def _cut(arrays: Arrays, begin: int, end: int | None) -> Arrays:
-    return tuple(array[..., begin:end] for array in arrays)
-
-
-def _regroup(blocks: Iterator[Block], size: int) -> Iterator[Block]:
-    """The same samples in blocks of exactly `size`, but for the last."""
-    parts: list[Block] = []
-    have = 0
-    for block in blocks:
-        rest = block
-        while len(rest):
-            part, rest = rest[: size - have], rest[size - have :]
-            parts.append(part)
-            have += len(part)
-            if have == size:
-                yield np.concatenate(parts)
-                parts, have = [], 0
-    if have:
-        yield np.concatenate(parts)
 
 
 # from codes to samples
@@ -483,7 +473,7 @@ def _check_fits(reader: Reader | Salvage, checkpoint: Checkpoint) -> None:
 
 
 def _read_pieces(
-    reader: Reader | Salvage, stages: int | None, tally: Tally
+    reader: Reader | Salvage, stages: int | None, tally: rate.Tally
 ) -> Iterator[Codes | Lost]:
     """The codes of each chunk, and the gaps between them, in the order of time."""
     for piece in reader.codes(stages):
@@ -598,7 +588,9 @@ def _to_block(wav: Samples) -> Block:
     return np.ascontiguousarray(np.concatenate(wav).T)
 
 
-def _receipt(header: container.Header, file_bytes: int, tally: Tally, elapsed: float) -> Receipt:
+def _receipt(
+    header: container.Header, file_bytes: int, tally: rate.Tally, elapsed: float
+) -> Receipt:
     fewest, most = tally.range
     return Receipt(
         seconds=(header.source_samples or 0) / header.source_rate,

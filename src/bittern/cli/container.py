@@ -32,7 +32,7 @@ from bittern.cli.ports import PIPE, label, open_input, open_output, refuse_unsaf
 from bittern.errors import CodecError, ConfigError
 from bittern.format import container as bitstream
 from bittern.format import edit as editing
-from bittern.rate import Tally
+from bittern.model.rate import Tally
 
 
 def add_info(commands: Commands) -> None:
@@ -93,8 +93,6 @@ class _Walk:
         self.tally = Tally()
         self._header = header
         self._bytes = self._raw = 0.0
-        self._stage_bytes = np.zeros(header.stages)
-        self._stage_raw = np.zeros(header.stages)
         self._highest = 0.0  # bits in any second
         self._last = np.zeros(round(header.sample_rate / header.hop_length))  # bits by frame
 
@@ -105,10 +103,6 @@ class _Walk:
         self._bytes += len(chunk.payload)
         self._raw += counts.sum() * header.bits_per_code / 8
         self._note_seconds(chunk, counts.sum(axis=0))
-        if header.version == 1:
-            ends = [len(bitstream.prefix(chunk, header, n + 1)) for n in range(chunk.layers)]
-            self._stage_bytes[: chunk.layers] += np.diff(ends, prepend=0)
-            self._stage_raw[: chunk.layers] += header.stage_bytes(chunk.frames)
 
     def _note_seconds(self, chunk: bitstream.Chunk, stages: NDArray[np.int64]) -> None:
         """Frames of a chunk share its bits by their stages, [F], of all streams together."""
@@ -131,9 +125,6 @@ class _Walk:
             return facts
         facts["entropy_model"] = header.entropy.hex()
         facts["saved_percent"] = round(100 * (1 - self._bytes / self._raw), 1) if self._raw else 0.0
-        if header.version == 1:
-            share = 1 - self._stage_bytes / np.maximum(self._stage_raw, 1)
-            facts["saved_bits_of_code"] = (share * header.bits_per_code).round(2).tolist()
         return facts
 
 

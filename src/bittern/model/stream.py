@@ -110,8 +110,6 @@ class StreamingEncoder:
         return self.model.latent(wav, self._layers)
 
     def _code(self, latent: Latent) -> Codes:
-        if latent.shape[-1] == 0:
-            return torch.zeros(self.batch, self.stages, 0, dtype=torch.long, device=latent.device)
         return search_codes(self.model.quantizer, latent, self.stages, width=self.search_width)
 
     @property

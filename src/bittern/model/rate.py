@@ -4,17 +4,17 @@
 
 A quality is one trade-off for all chunks. A bitrate is met by one trade-off for a whole file, found once
 all its errors are known, where they fit into memory; otherwise, and on pipes, by one that follows what was
-spent. All streams of a file share it. What chooses is in `model/allocation.py`. No torch here.
+spent. All streams of a file share it. What chooses is in `allocation.py`. No torch here, and no bytes:
+what packs chunks comes from outside.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bittern.config import CodecConfig, CodingOptions
-from bittern.format.container import CHUNK_OVERHEAD_BYTES, Chunk, Header
 from bittern.model.allocation import (
     NEARBY_FRAMES,
     Counts,
@@ -39,42 +39,39 @@ _TRIES = 2  # more, at the last chunk
 Codes = NDArray[np.int64]  # [S, k, F]
 
 
-class Packed(NamedTuple):
-    """Codes as they are written."""
-
-    chunk: Chunk
-    counts: Counts  # [S, F], stages of each frame
+class Packed(Protocol):
+    """A chunk as it is written."""
 
     @property
-    def bits(self) -> int:
-        return 8 * (CHUNK_OVERHEAD_BYTES + len(self.chunk.payload))
+    def counts(self) -> Counts: ...  # [S, F], stages of each frame
+
+    @property
+    def bits(self) -> int: ...  # all that stands around it included
 
 
-Pack = Callable[[Codes], Packed]
+P = TypeVar("P", bound=Packed)
+Pack = Callable[[Codes], P]
 
 
 class Tally:
-    """How many stages frames have that were counted so far."""
+    """How many frames have how many stages, of those that were counted so far."""
 
     def __init__(self) -> None:
-        self._frames = self._stages = self._most = 0
-        self._fewest = 255
+        self._frames = np.zeros(256, np.int64)  # by stages
 
     def note(self, counts: Counts) -> None:
         """Count frames with so many stages, of any shape."""
-        self._frames += counts.size
-        self._stages += int(counts.sum())
-        self._fewest = min(self._fewest, int(counts.min(initial=255)))
-        self._most = max(self._most, int(counts.max(initial=0)))
+        self._frames += np.bincount(counts.ravel(), minlength=256)
 
     @property
     def range(self) -> tuple[int, int]:
-        """Fewest and most of a frame; 0 if there are no frames."""
-        return (self._fewest, self._most) if self._frames else (0, 0)
+        """Fewest and most stages of a frame; 0 if there are no frames."""
+        found = self._frames.nonzero()[0]
+        return (int(found[0]), int(found[-1])) if len(found) else (0, 0)
 
     @property
     def mean(self) -> float:
-        return self._stages / self._frames if self._frames else 0.0
+        return float(self._frames @ np.arange(256) / max(self._frames.sum(), 1))
 
 
 def keep(codes: NDArray[np.integer], counts: Counts) -> Codes:
@@ -88,18 +85,10 @@ def choose_whole(searched: Searched, tradeoff: float) -> Codes:
     return keep(searched.codes, _choose(searched, frame_weights(searched.levels), tradeoff))
 
 
-class Model(Protocol):
-    """What the choice depends on."""
-
-    @property
-    def config(self) -> CodecConfig: ...
-
-    @property
-    def gains(self) -> Floats: ...
-
-
-def most_stages(config: CodecConfig, streams: int, options: CodingOptions) -> int:
-    """The most stages that any frame is to be searched for.
+def most_stages(
+    config: CodecConfig, streams: int, options: CodingOptions, overhead_kbps: float = 0.0
+) -> int:
+    """The most stages that any frame is to be searched for; overhead is what stands around codes.
 
     Raises:
         ConfigError: stages, bitrate or quality are out of reach.
@@ -108,13 +97,12 @@ def most_stages(config: CodecConfig, streams: int, options: CodingOptions) -> in
         return options.count_stages(config, streams)
     quality = options.mean_stages(config)
     if options.bitrate_kbps is not None:
-        overhead = CHUNK_OVERHEAD_BYTES * 8 / 1000 / options.chunk_seconds
-        config.check_bitrate(options.bitrate_kbps, streams, overhead)
-        quality = likely_quality(config, options.bitrate_kbps / streams)
+        config.check_bitrate(options.bitrate_kbps, streams, overhead_kbps)
+        quality = _likely_quality(config, options.bitrate_kbps / streams)
     return highest_rung(quality, config.quantizer.stages)
 
 
-def likely_quality(config: CodecConfig, bitrate_kbps: float) -> float:
+def _likely_quality(config: CodecConfig, bitrate_kbps: float) -> float:
     """About how many stages frames of a stream have on average, at a bitrate."""
     bits = bitrate_kbps * 1000 / config.frame_rate - _FRAME_BITS
     stages = bits / (_CODED_SHARE * config.quantizer.bits_per_code)
@@ -123,33 +111,26 @@ def likely_quality(config: CodecConfig, bitrate_kbps: float) -> float:
 
 def allot(
     chunks: Iterable[Searched],
-    header: Header,
     options: CodingOptions,
-    model: Model,
-    length: int | None,
-    pack: Pack,
-) -> Iterator[Packed]:
-    """Chunks with the stages that a quality or a bitrate asks for; `length` in samples of the source."""
+    config: CodecConfig,
+    gains: Floats,
+    streams: int,
+    budget: float | None,
+    pack: Pack[P],
+) -> Iterator[P]:
+    """Chunks with the stages that a quality or a bitrate asks for; `budget` in bits of all, if known."""
     if options.bitrate_kbps is None:
-        tradeoff = tradeoff_for(options.mean_stages(model.config), model.gains)
-        return at_quality(chunks, tradeoff, header.chunk_frames, pack)
-    bits = options.bitrate_kbps * 1000  # a second
-    seconds = None if length is None else length / header.source_rate
-    frame_rate = model.config.frame_rate
-    quality = likely_quality(model.config, options.bitrate_kbps / header.streams)
-    if seconds is not None and seconds * frame_rate * header.streams <= WHOLE_FRAMES:
-        budget = bits * seconds - 8 * header.size
-        stage_bits = bits / frame_rate / header.streams / quality
-        return meet_bitrate(chunks, budget, stage_bits, pack)
-    saved = np.inf if seconds else LIVE_SECONDS * frame_rate * header.streams
-    target = bits / frame_rate / header.streams
-    follower = LiveRate(target, tradeoff_for(quality, model.gains), most_saved=saved)
-    return follow_bitrate(chunks, follower, pack)
+        return _at_quality(chunks, tradeoff_for(options.mean_stages(config), gains), pack)
+    quality = _likely_quality(config, options.bitrate_kbps / streams)
+    target = options.bitrate_kbps * 1000 / config.frame_rate / streams  # bits a frame
+    if budget is not None and budget <= target * WHOLE_FRAMES:
+        return _meet_bitrate(chunks, budget, target / quality, pack)
+    saved = LIVE_SECONDS * config.frame_rate * streams if budget is None else np.inf
+    follower = LiveRate(target, tradeoff_for(quality, gains), most_saved=saved)
+    return _follow_bitrate(chunks, follower, pack)
 
 
-def at_quality(
-    chunks: Iterable[Searched], tradeoff: float, chunk_frames: int, pack: Pack
-) -> Iterator[Packed]:
+def _at_quality(chunks: Iterable[Searched], tradeoff: float, pack: Pack[P]) -> Iterator[P]:
     """Codes at one trade-off, with a view ahead up to the end of each chunk.
 
     Where chunks are too short for a view, frames are decided as they come.
@@ -157,19 +138,17 @@ def at_quality(
     live: LiveChoice | None = None
     past: Floats | None = None  # levels, for the view back
     for chunk in chunks:
-        levels = chunk.levels
-        if chunk_frames < 2 * NEARBY_FRAMES:
+        seen = chunk.levels if past is None else np.concatenate([past, chunk.levels], axis=1)
+        if live or seen.shape[1] < 2 * NEARBY_FRAMES:
             live = live or _begin(chunk)
-            counts = live.push(_frames_first(chunk.errors), levels, tradeoff)
+            counts = live.push(_frames_first(chunk.errors), chunk.levels, tradeoff)
         else:
-            seen = levels if past is None else np.concatenate([past, levels], axis=1)
-            weights = frame_weights(seen)[:, seen.shape[1] - levels.shape[1] :]
-            counts = _choose(chunk, weights, tradeoff)
+            counts = _choose(chunk, frame_weights(seen)[:, -chunk.levels.shape[1] :], tradeoff)
             past = seen[:, -NEARBY_FRAMES:]
         yield pack(keep(chunk.codes, counts))
 
 
-def follow_bitrate(chunks: Iterable[Searched], rate: LiveRate, pack: Pack) -> Iterator[Packed]:
+def _follow_bitrate(chunks: Iterable[Searched], rate: LiveRate, pack: Pack[P]) -> Iterator[P]:
     """Codes whose average comes to a bitrate as it goes; frames are decided as they come."""
     live: LiveChoice | None = None
     for chunk in chunks:
@@ -180,9 +159,9 @@ def follow_bitrate(chunks: Iterable[Searched], rate: LiveRate, pack: Pack) -> It
         yield packed
 
 
-def meet_bitrate(
-    chunks: Iterable[Searched], budget: float, stage_bits: float, pack: Pack
-) -> Iterator[Packed]:
+def _meet_bitrate(
+    chunks: Iterable[Searched], budget: float, stage_bits: float, pack: Pack[P]
+) -> Iterator[P]:
     """Codes that come to a number of bits: every chunk is taken in before the first is given.
 
     Args:
@@ -198,7 +177,7 @@ def meet_bitrate(
     weights = frame_weights(np.concatenate([chunk.levels for chunk in known], axis=1))
     rate = FileRate(errors, weights, _rungs(known[0]), budget, stage_bits)
 
-    def try_next(chunk: Searched) -> Packed:
+    def try_next(chunk: Searched) -> P:
         return pack(keep(chunk.codes, rate.plan(chunk.levels.shape[1])))
 
     for place, chunk in enumerate(known):
