@@ -10,7 +10,7 @@ def main(source: str, target: str, kbps: str = "6", model: str = "speech-16khz")
     receipt = codec.compress_file(source, target, bitrate_kbps=float(kbps))
     print(
         f"{receipt.seconds:.2f} s in {receipt.file_bytes} bytes: {receipt.measured_kbps:.2f} "
-        f"kbit/s ({receipt.stages} stages), {receipt.speed:.0f}x real time"
+        f"kbit/s ({receipt.mean_stages:.1f} stages), {receipt.speed:.0f}x real time"
     )
 
 

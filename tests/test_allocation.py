@@ -156,10 +156,10 @@ def test_a_file_comes_to_its_bitrate_whatever_packing_saves(target: int, chunk: 
     spent = 0.0
     for begin in range(0, 730, chunk):
         frames = min(chunk, 730 - begin)
-        if begin == 0:
-            first = rate.plan(frames)
-            rate.try_out(first, packed(first))
         counts = rate.plan(frames)
+        if begin + frames == 730:  # as is tried at the last chunk
+            rate.learn(counts, packed(counts))
+            counts = rate.plan(frames)
         assert counts.shape == (1, frames)
         spent += packed(counts)
         rate.keep(counts, packed(counts))
@@ -182,3 +182,36 @@ def test_a_stream_comes_to_its_bitrate_within_a_minute(off: float, portion: int)
     assert spent[3_000:].mean() == pytest.approx(60, rel=0.05)
     if off == 1:
         assert spent[:3_000].mean() == pytest.approx(60, rel=0.05)
+
+
+def test_what_a_long_silence_saves_is_not_spent_for_minutes():
+    errors, levels = speech_like(6_000)
+    quiet = errors * 1e-6
+    rates = {}
+    for most_saved in (500, np.inf):
+        rate, live = LiveRate(60.0, 1.0, most_saved=most_saved), LiveChoice(1, RUNGS)
+        spent = []
+        for frames in (quiet, quiet, errors):
+            for begin in range(0, 6_000, 50):
+                here = slice(begin, begin + 50)
+                counts = live.push(frames[:, here], levels[:, here], rate.tradeoff)
+                spent.append(9.0 * counts.sum())
+                rate.note(50, spent[-1])
+        rates[most_saved] = np.array(spent[-120:]) / 50
+    assert rates[500][:30].mean() < 2 * 60  # half a minute: ten seconds of savings are spent
+    assert rates[500][30:].mean() == pytest.approx(60, rel=0.1)
+    assert rates[np.inf].mean() > 2 * 60
+
+
+@pytest.mark.parametrize("stages", [8, 32])
+def test_higher_qualities_have_lower_tradeoffs_and_may_use_more_stages(stages: int):
+    gains = 100 * np.exp(-0.1 * np.arange(stages))
+    qualities = np.linspace(1, stages, 200)
+    tradeoffs = [allocation.tradeoff_for(quality, gains) for quality in qualities]
+    assert (np.diff(tradeoffs) < 0).all()
+    highest = [allocation.highest_rung(quality, stages) for quality in qualities]
+    assert (np.diff(highest) >= 0).all()
+    assert set(highest) <= set(ladder(stages).tolist())
+    assert highest[-1] == stages
+    for most in set(highest):  # searching for fewer is searching the same ladder
+        assert ladder(most).tolist() == [rung for rung in ladder(stages) if rung <= most]

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import pad
 
 from bittern import checkpoint, pipeline, weights
 from bittern.audio import streams as audio
@@ -31,8 +32,10 @@ from bittern.config import SEARCH_WIDTH, CodingOptions
 from bittern.errors import ConfigError
 from bittern.format import container
 from bittern.format.erasures import BurstLoss
+from bittern.model import rate
+from bittern.model.allocation import tradeoff_for
 from bittern.model.codec_model import CodecModel
-from bittern.model.engine import TorchEngine
+from bittern.model.engine import TorchEngine, search
 from bittern.pipeline import DecodedStream, Engine, Receipt
 from bittern.shapes import Codes, Waveform
 
@@ -108,6 +111,7 @@ class Codec(Checkpoint):
         *,
         stages: int | None = None,
         bitrate_kbps: float | None = None,
+        quality: float | None = None,
         lengths: Sequence[int] | None = None,
         search_width: int = SEARCH_WIDTH,
     ) -> Codes:
@@ -116,10 +120,12 @@ class Codec(Checkpoint):
         Args:
             wav: [B, C, T] at `sample_rate`, in -1..1; C is that of the model, or S times as many,
                 which are coded apart.
-            stages: see `CodingOptions`.
-            bitrate_kbps: see `CodingOptions`.
+            stages: the same for each frame, 1 to K; by default all.
+            bitrate_kbps: instead, as many as nominally fit, the same for each frame.
+            quality: instead, each frame its own number of stages, see `CodingOptions`; -1 stands where
+                a frame has no code.
             lengths: samples that count in each item; what follows is ignored. Each item's codes are
-                then those that it has alone, and 0 after its `config.frame_count`.
+                then those that it has alone, and 0 after its `config.frame_count` (-1 with a quality).
             search_width: candidates kept from stage to stage: more sound better at the same bitrate,
                 and take that many times as long to quantize. With 1 each code is the nearest, and
                 codes of fewer stages are the first of those of more.
@@ -130,7 +136,7 @@ class Codec(Checkpoint):
 
         Raises:
             ValueError: wrong rank, channels, type or lengths.
-            ConfigError: stages or bitrate out of reach.
+            ConfigError: stages, bitrate or quality out of reach.
         """
         if (
             wav.dim() != 3
@@ -143,35 +149,54 @@ class Codec(Checkpoint):
                 f"a multiple), samples] at {self.sample_rate} Hz"
             )
         streams = wav.shape[1] // self.channels
-        options = CodingOptions(stages=stages, bitrate_kbps=bitrate_kbps)
-        count = options.count_stages(self.config, streams)
+        options = CodingOptions(
+            stages=stages, bitrate_kbps=bitrate_kbps, quality=quality, search_width=search_width
+        )
+        if quality is None:
+            most = options.count_stages(self.config, streams)
+        else:
+            most = rate.most_stages(self.config, streams, options)
         batch = rearrange(wav, "b (s c) t -> (b s) c t", s=streams)
         batch = batch.detach().to(self.device, torch.float32)
         if lengths is None:
-            codes = self.model.encode(batch, count, search_width)
+            codes = self._encode(batch, options, most, [None] * len(batch))
         else:
             _check_lengths(lengths, *wav.shape[::2])
             each = [length for length in lengths for _ in range(streams)]
-            codes = self._encode_each(batch, each, count, search_width)
+            codes = self._encode_each(batch, each, options, most)
         return rearrange(codes, "(b s) k f -> b s k f", s=streams) if streams > 1 else codes
 
+    def _encode(
+        self, wav: Waveform, options: CodingOptions, most: int, frames: Sequence[int | None]
+    ) -> Codes:
+        """Code [B, C, T], of which so many frames of each item count where they are chosen among."""
+        if options.quality is None:
+            return self.model.encode(wav, most, options.search_width)
+        latent = self.model.latent_of(wav)
+        searched = search(self.model, latent, most, options.search_width)
+        tradeoff = tradeoff_for(options.quality, self._engine.gains)
+        codes = np.full_like(searched.codes, -1)
+        for item, own in enumerate(frames):
+            codes[item, :, :own] = rate.choose_whole(searched.stream(item, own), tradeoff)[0]
+        return torch.from_numpy(codes).to(self.device)
+
     def _encode_each(
-        self, wav: Waveform, lengths: list[int], stages: int, search_width: int
+        self, wav: Waveform, lengths: list[int], options: CodingOptions, most: int
     ) -> Codes:
         """Code [B, C, T] of which so many samples of each item count."""
         longest = max(lengths, default=0)
         frames = [self.config.frame_count(length) for length in lengths]
+        after = 0 if options.quality is None else -1
         if self.config.streamable:
             wav = wav[..., :longest].masked_fill(_outside(lengths, longest, wav.device), 0.0)
-            codes = self.model.encode(wav, stages, search_width)
-            return codes.masked_fill(_outside(frames, codes.shape[-1], codes.device), 0)
-        shape = (len(lengths), stages, self.config.frame_count(longest))
-        codes = torch.zeros(shape, dtype=torch.long, device=self.device)
-        for item, length in enumerate(lengths):  # a model that looks ahead sees each item's end
-            codes[item, :, : frames[item]] = self.model.encode(
-                wav[item, None, :, :length], stages, search_width
-            )
-        return codes
+            codes = self._encode(wav, options, most, frames)
+            return codes.masked_fill(_outside(frames, codes.shape[-1], codes.device), after)
+        items = [  # a model that looks ahead sees each item's end
+            self._encode(wav[item, None, :, :length], options, most, [None])
+            for item, length in enumerate(lengths)
+        ]
+        whole = self.config.frame_count(longest)
+        return torch.cat([pad(own, (0, whole - own.shape[-1]), value=after) for own in items])
 
     def decode(
         self,
@@ -228,12 +253,12 @@ class Codec(Checkpoint):
             wav: floats [T] or [C, T] in -1..1; channels beyond the model's are coded apart, in one
                 file and in step.
             sample_rate: of `wav`, Hz; it is resampled to the model's.
-            options: fields of `CodingOptions`, such as `stages=8` or `bitrate_kbps=3.0`.
+            options: fields of `CodingOptions`, such as `bitrate_kbps=3.0`, `quality=12` or `stages=8`.
 
         Raises:
             ValueError: wrong rank or type.
             AudioError: a sample is not finite, or the channels do not fit.
-            ConfigError: stages or bitrate out of reach.
+            ConfigError: stages, bitrate or quality out of reach.
         """
         samples = wav.detach().cpu().numpy() if isinstance(wav, Tensor) else np.asarray(wav)
         samples = samples[None] if samples.ndim == 1 else samples

@@ -17,6 +17,7 @@ from bittern.errors import ConfigError
 
 DEFAULT_MODEL = "speech-16khz"  # of those that come with Bittern
 SEARCH_WIDTH, WIDEST_SEARCH = 4, 512  # candidates of the encoder's search, see `search.py`
+DEFAULT_QUALITY = 12.0  # of `compress`: about 6 kbit/s of speech with the shipped codec
 
 
 class LinearPath(StrEnum):
@@ -301,16 +302,29 @@ class CodecConfig:
         Raises:
             ConfigError: not even one stage fits, or all stages together stay below.
         """
+        self.check_bitrate(bitrate_kbps, streams)
+        return math.floor(bitrate_kbps / (self.kbps_per_stage * streams) + 1e-9)
+
+    def check_bitrate(self, bitrate_kbps: float, streams: int = 1, overhead: float = 0.0) -> None:
+        """Refuse an average bitrate that no file of frames with 1 to K stages can have.
+
+        Args:
+            bitrate_kbps: of all streams.
+            streams: of codes.
+            overhead: kbit/s of what stands around the codes.
+
+        Raises:
+            ConfigError: it is out of reach.
+        """
         each = self.kbps_per_stage * streams
-        stages = math.floor(bitrate_kbps / each + 1e-9)
-        highest = self.quantizer.stages * each
+        low = math.ceil(100 * (each + overhead) - 1e-6) / 100
+        high = math.floor(100 * (self.quantizer.stages * each + overhead) + 1e-6) / 100
         of = f" for {streams * self.channels} channels" if streams > 1 else ""
         _require(
-            1 <= stages <= self.quantizer.stages,
+            low <= bitrate_kbps <= high,
             f"bitrate {bitrate_kbps:g} kbit/s is out of reach of {self.name}; "
-            f"give {each:g} to {highest:g}{of}",
+            f"give {low:g} to {high:g}{of}",
         )
-        return stages
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -393,26 +407,46 @@ def build(kind: Any, data: Any, where: str) -> Any:
 class CodingOptions:
     """How audio is to be coded: the options of `compress` in Python and on the command line.
 
+    One of stages, bitrate and quality says how many stages frames get; without, it is quality 12.
+
     Raises:
-        ValueError: both stages and a bitrate.
-        ConfigError: there is no such coder.
+        ValueError: more than one of them.
+        ConfigError: there is no such coder, or `cbr` has nothing to hold constant.
     """
 
-    stages: int | None = None  # how many to code, 1 to K; by default all
-    bitrate_kbps: float | None = None  # instead: at most so much, nominally, of all channels
+    stages: int | None = None  # the same number for each frame, 1 to K
+    bitrate_kbps: float | None = None  # the average of the file, all its bytes and channels counted
+    quality: float | None = (
+        None  # one trade-off; named by how many stages frames of speech then have
+    )
+    cbr: bool = False  # the same stages for each frame: as many as nominally fit the bitrate
     search_width: int = SEARCH_WIDTH  # candidates kept from stage to stage; more sound better
     coder: str = "auto"  # "range": by the entropy model, without loss; "raw": not; "auto": if any
     mono: bool = False  # mix channels down; otherwise those beyond the model's are coded apart
     chunk_seconds: float = 6.0  # audio to a chunk, down to one frame
 
     def __post_init__(self) -> None:
-        if self.stages is not None and self.bitrate_kbps is not None:
-            raise ValueError("give stages or bitrate_kbps, not both")
+        given = [
+            name
+            for name in ("stages", "bitrate_kbps", "quality")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"give {' or '.join(given)}, not both")
+        if self.cbr and given not in (["stages"], ["bitrate_kbps"]):
+            raise ConfigError("cbr holds a bitrate or a number of stages constant; give either")
         if self.coder not in ("auto", "range", "raw"):
             raise ConfigError(f"coder is {self.coder!r}; give auto, range or raw")
 
+    @property
+    def constant(self) -> bool:
+        """Whether all frames of a file get the same number of stages."""
+        return self.cbr or self.stages is not None
+
     def count_stages(self, config: CodecConfig, streams: int = 1) -> int:
-        """The number of stages that is asked for, of a codec and so many streams.
+        """The number of stages, the same for each frame, of a codec and so many streams.
+
+        A bitrate is that of the codes, nominally; without one it is all stages.
 
         Raises:
             ConfigError: stages or bitrate out of reach.
@@ -425,3 +459,19 @@ class CodingOptions:
         if not 1 <= self.stages <= most:
             raise ConfigError(f"got {self.stages} stages; {config.name} has 1 to {most}")
         return self.stages
+
+    def mean_stages(self, config: CodecConfig) -> float:
+        """The quality, in stages.
+
+        Raises:
+            ConfigError: it is out of reach.
+        """
+        most = config.quantizer.stages
+        if self.quality is None:
+            return min(DEFAULT_QUALITY, most)
+        if not 1 <= self.quality <= most:
+            raise ConfigError(
+                f"quality is {self.quality:g}; {config.name} has 1 to {most}, which is the number "
+                "of stages that frames of speech have on average"
+            )
+        return self.quality

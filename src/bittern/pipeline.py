@@ -9,9 +9,9 @@ Memory stays the same at any length. Networks come in as an `Engine`, of numpy a
 import itertools
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ from bittern.format.erasures import BurstLoss
 from bittern.format.header import most_chunk_frames
 from bittern.format.payload import Coder
 from bittern.format.salvage import Gap, Salvage
+from bittern.model import rate
+from bittern.model.allocation import Searched
 
 _MOST_CHUNK_FRAMES = 4096
 _PUSHED_FRAMES = 1024  # at once at most, of all streams together; bounds the memory
@@ -37,17 +39,20 @@ _RESAMPLER_SECONDS = 0.25  # longer than the resampler's filters look back
 
 Samples = NDArray[np.float32]  # [S streams, C, n] at the model's rate
 Codes = NDArray[np.int64]  # [S, k, f]
+Arrays = tuple[NDArray[Any], ...]
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Encoder(Protocol):
+class Encoder(Protocol[T_co]):
     """Samples in, codes out, streams in step. All codes equal those of all samples at once."""
 
-    def push(self, samples: Samples) -> Codes:
-        """The codes that are complete with these samples."""
+    def push(self, samples: Samples) -> T_co:
+        """What is complete with these samples."""
         ...
 
-    def flush(self) -> Codes:
-        """The last codes, once all samples are in."""
+    def flush(self) -> T_co:
+        """The last of it, once all samples are in."""
         ...
 
 
@@ -78,9 +83,29 @@ class Engine(Protocol):
         """Frames of codes before a frame that its samples depend on; None: all."""
         ...
 
-    def encoder(self, streams: int, stages: int, search_width: int) -> Encoder: ...
+    @property
+    def gains(self) -> NDArray[np.float32]:
+        """[K], about how much of the latent's squared error each stage takes away."""
+        ...
+
+    def encoder(self, streams: int, stages: int, search_width: int) -> Encoder[Codes]: ...
+
+    def searcher(self, streams: int, stages: int, search_width: int) -> Encoder[Searched]:
+        """One that also tells what it takes to choose how many of its codes each frame gets."""
+        ...
 
     def decoder(self, streams: int) -> Decoder: ...
+
+
+class Packed(NamedTuple):
+    """Codes as they are written."""
+
+    chunk: container.Chunk
+    counts: NDArray[np.int64]  # [S, F], stages of each frame
+
+    @property
+    def bits(self) -> int:
+        return 8 * (container.CHUNK_OVERHEAD_BYTES + len(self.chunk.payload))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +116,10 @@ class Receipt:
     sample_rate: int  # of the audio outside the codec, Hz
     source_channels: int  # of the audio that was compressed
     channels: int  # that were coded, and come out again
-    stages: int
-    nominal_kbps: float  # of the codes alone
+    stages: int  # the most that any frame has
+    fewest_stages: int  # that any frame has
+    mean_stages: float  # of all frames
+    nominal_kbps: float  # of the codes alone, before entropy coding
     file_bytes: int  # of the .btn file, counted
     elapsed: float  # seconds of work
 
@@ -117,6 +144,7 @@ class DecodedStream(AudioStream):
     """Audio being decompressed; its receipt is complete once all blocks are taken."""
 
     reader: Reader | Salvage
+    tally: rate.Tally  # of the frames that were decoded
     began: float
 
     @property
@@ -127,7 +155,7 @@ class DecodedStream(AudioStream):
     def receipt(self) -> Receipt:
         """What it came to."""
         elapsed = time.perf_counter() - self.began
-        receipt = _receipt(self.reader.header, self.reader.bytes_read, elapsed)
+        receipt = _receipt(self.reader.header, self.reader.bytes_read, self.tally, elapsed)
         if self.samples is None:
             return receipt
         return replace(receipt, seconds=self.samples / self.sample_rate)
@@ -188,18 +216,23 @@ def compress(
     known = source.samples if live else None
     coder = _choose_coder(options.coder, checkpoint)
     header = _header(checkpoint, source, options, known, coder)
-    writer = container.Writer(file, header, live=live, find_coder=lambda _: coder)
+    writer, tally = container.Writer(file, header, live=live), rate.Tally()
     channels = header.streams * header.channels
     resampler = Resampler(source.sample_rate, header.sample_rate, channels)
     blocks = _to_model(audio.check_finite(source), resampler, channels, mono=options.mono)
-    for codes in _encode(engine, blocks, header, options.search_width):
-        writer.write(codes)
+
+    def pack(codes: Codes) -> Packed:
+        return Packed(container.pack(codes, header, coder), (codes >= 0).sum(axis=1))
+
+    for packed in _encode(engine, blocks, header, options, source.seconds, pack):
+        writer.copy(packed.chunk)
+        tally.note(packed.counts)
         if live:
             file.flush()
     if known not in (None, resampler.samples_in):
         raise AudioError(f"{source.name}: said {known} samples but had {resampler.samples_in}")
     header = writer.finish(resampler.samples_out, resampler.samples_in)
-    return _receipt(header, writer.bytes_written, time.perf_counter() - began)
+    return _receipt(header, writer.bytes_written, tally, time.perf_counter() - began)
 
 
 def decompress(
@@ -248,7 +281,8 @@ def decompress(
     entry, chunk = _entry(engine, header, first)
     if isinstance(reader, Reader):
         reader.skip(chunk)
-    pieces = _read_pieces(reader, stages)
+    tally = rate.Tally()
+    pieces = _read_pieces(reader, stages, tally)
     if loss:
         pieces = _lose(pieces, loss, silent)
     waves = _decode(engine, pieces, reader, chunk)
@@ -259,6 +293,7 @@ def decompress(
         samples=_count_samples(header, first, count),
         blocks=_from_model(waves, reader, chunk, entry, first, count),
         reader=reader,
+        tally=tally,
         began=began,
     )
 
@@ -306,7 +341,9 @@ def _header(
     """Of a file with `known` samples for each channel, None where only the end will tell."""
     config = checkpoint.config
     streams = count_streams(source, config.channels, mono=options.mono)
-    stages, bits = options.count_stages(config, streams), config.quantizer.bits_per_code
+    overhead = container.CHUNK_OVERHEAD_BYTES * 8 / 1000 / options.chunk_seconds
+    stages = rate.most_stages(config, streams, options, overhead)
+    bits = config.quantizer.bits_per_code
     samples = None
     if known is not None:
         samples = audio.resampled_length(known, source.sample_rate, config.sample_rate)
@@ -327,6 +364,7 @@ def _header(
         samples=samples,
         source_samples=known,
         entropy=coder.fingerprint if coder else None,
+        version=1 if options.constant else 2,
     )
 
 
@@ -347,40 +385,58 @@ def _to_model(
 
 
 def _encode(
-    engine: Engine, blocks: Iterator[Block], header: container.Header, search_width: int
-) -> Iterator[Codes]:
-    """Codes [S, k, F], chunk by chunk; pushed in the same portions, however the blocks come."""
-    streams, full = header.streams, header.chunk_frames
-    encoder = engine.encoder(streams, header.stages, search_width)
-    portion = max(min(full, _PUSHED_FRAMES // streams), 1) * header.hop_length
-    pending: list[Codes] = []
-    for block in _regroup(blocks, portion):
-        samples = np.ascontiguousarray(block.T).reshape(streams, -1, len(block))
-        pending.append(encoder.push(samples))
-        if sum(codes.shape[-1] for codes in pending) >= full:
-            codes = np.concatenate(pending, axis=-1)
-            yield codes[..., :full]
-            pending = [codes[..., full:]]
-    tail = np.concatenate([*pending, encoder.flush()], axis=-1)
-    for begin in range(0, tail.shape[-1], full):
-        yield tail[..., begin : begin + full]
+    engine: Engine,
+    blocks: Iterator[Block],
+    header: container.Header,
+    options: CodingOptions,
+    seconds: float | None,
+    pack: Callable[[Codes], Packed],
+) -> Iterator[Packed]:
+    """Packed chunks of blocks that are so many seconds in all, where that is known."""
+    args = (header.streams, header.stages, options.search_width)
+    if options.constant:
+        encoder = engine.encoder(*args)
+        pieces = ((codes,) for codes in _push_all(encoder, blocks, header))
+        return (pack(codes) for (codes,) in _rechunk(pieces, header.chunk_frames))
+    searched = _push_all(engine.searcher(*args), blocks, header)
+    chunks = (Searched(*parts) for parts in _rechunk(searched, header.chunk_frames))
+    budget = None
+    if seconds is not None and options.bitrate_kbps is not None:
+        budget = options.bitrate_kbps * 1000 * seconds - 8 * header.size
+    config, gains = engine.config, engine.gains
+    return rate.allot(chunks, options, config, gains, header.streams, budget, pack)
 
 
-def _regroup(blocks: Iterator[Block], size: int) -> Iterator[Block]:
-    """The same samples in blocks of exactly `size`, but for the last."""
-    parts: list[Block] = []
+def _push_all(
+    encoder: Encoder[T], blocks: Iterator[Block], header: container.Header
+) -> Iterator[T]:
+    """What comes of all samples, pushed in the same portions, however the blocks come."""
+    portion = max(min(header.chunk_frames, _PUSHED_FRAMES // header.streams), 1)
+    samples = ((block.T,) for block in blocks)
+    for (wav,) in _rechunk(samples, portion * header.hop_length):
+        yield encoder.push(np.ascontiguousarray(wav).reshape(header.streams, -1, wav.shape[1]))
+    yield encoder.flush()
+
+
+def _rechunk(pieces: Iterable[Arrays], size: int) -> Iterator[Arrays]:
+    """The same arrays, cut along their last axis to exactly `size`, but for the last of them."""
+    pending: list[Arrays] = []
     have = 0
-    for block in blocks:
-        rest = block
-        while len(rest):
-            part, rest = rest[: size - have], rest[size - have :]
-            parts.append(part)
-            have += len(part)
-            if have == size:
-                yield np.concatenate(parts)
-                parts, have = [], 0
+    for piece in pieces:
+        pending.append(piece)
+        have += piece[0].shape[-1]
+        if have >= size:
+            joined = _join(pending)
+            for end in range(size, have + 1, size):
+                yield tuple(array[..., end - size : end] for array in joined)
+            have %= size
+            pending = [tuple(array[..., array.shape[-1] - have :] for array in joined)]
     if have:
-        yield np.concatenate(parts)
+        yield _join(pending)
+
+
+def _join(pieces: list[Arrays]) -> Arrays:
+    return tuple(np.concatenate(parts, axis=-1) for parts in zip(*pieces, strict=True))
 
 
 # from codes to samples
@@ -416,10 +472,16 @@ def _check_fits(reader: Reader | Salvage, checkpoint: Checkpoint) -> None:
             )
 
 
-def _read_pieces(reader: Reader | Salvage, stages: int | None) -> Iterator[Codes | Lost]:
+def _read_pieces(
+    reader: Reader | Salvage, stages: int | None, tally: rate.Tally
+) -> Iterator[Codes | Lost]:
     """The codes of each chunk, and the gaps between them, in the order of time."""
     for piece in reader.codes(stages):
-        yield Lost(piece.frames) if isinstance(piece, Gap) else piece
+        if isinstance(piece, Gap):
+            yield Lost(piece.frames)
+        else:
+            tally.note((piece >= 0).sum(axis=1))
+            yield piece
 
 
 def _lose(pieces: Iterable[Codes | Lost], loss: BurstLoss, silent: bool) -> Iterator[Codes | Lost]:
@@ -526,14 +588,19 @@ def _to_block(wav: Samples) -> Block:
     return np.ascontiguousarray(np.concatenate(wav).T)
 
 
-def _receipt(header: container.Header, file_bytes: int, elapsed: float) -> Receipt:
+def _receipt(
+    header: container.Header, file_bytes: int, tally: rate.Tally, elapsed: float
+) -> Receipt:
+    fewest, most = tally.range
     return Receipt(
         seconds=(header.source_samples or 0) / header.source_rate,
         sample_rate=header.source_rate,
         source_channels=header.source_channels,
         channels=header.channels * header.streams,
-        stages=header.stages,
-        nominal_kbps=header.stages * header.kbps_per_stage,
+        stages=most,
+        fewest_stages=fewest,
+        mean_stages=tally.mean,
+        nominal_kbps=tally.mean * header.kbps_per_stage,
         file_bytes=file_bytes,
         elapsed=elapsed,
     )

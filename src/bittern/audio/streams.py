@@ -42,6 +42,10 @@ class AudioStream:
     samples: int | None  # for each channel; None where only the end will tell
     blocks: Iterator[Block]
 
+    @property
+    def seconds(self) -> float | None:
+        return None if self.samples is None else self.samples / self.sample_rate
+
 
 @contextmanager
 def open_audio(path: Path) -> Generator[AudioStream, None, None]:

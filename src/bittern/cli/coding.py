@@ -85,15 +85,10 @@ def _compress_one(
     with (
         _audio_input(source, args) as stream,
         open_output(target) as file,
-        show_progress(_length(stream), unit=" s of audio", quiet=quiet) as bar,
+        show_progress(stream.seconds, unit=" s of audio", quiet=quiet) as bar,
     ):
         live = target == PIPE or not file.seekable()
         return codec.compress_stream(_watch(stream, bar), file, live=live, **coding_options(args))
-
-
-def _length(stream: "audio.AudioStream") -> float | None:
-    """Seconds, if known."""
-    return None if stream.samples is None else stream.samples / stream.sample_rate
 
 
 def _watch(stream: "audio.AudioStream", bar: "tqdm") -> "audio.AudioStream":
@@ -127,10 +122,18 @@ def _describe_coded(receipt: "Receipt") -> str:
         else ""
     )
     return (
-        f"{receipt.seconds:.2f} s, {_channels(receipt)}{receipt.stages} stages, "
+        f"{receipt.seconds:.2f} s, {_channels(receipt)}{_stages(receipt)}, "
         f"{receipt.measured_kbps:.2f} kbit/s "
         f"({receipt.file_bytes} bytes, {receipt.ratio:.0f}x smaller than 16-bit PCM{mixed}), "
         f"{receipt.speed:.0f}x real time"
+    )
+
+
+def _stages(receipt: "Receipt") -> str:
+    if receipt.fewest_stages == receipt.stages:
+        return f"{receipt.stages} stages"
+    return (
+        f"{receipt.fewest_stages} to {receipt.stages} stages, {receipt.mean_stages:.1f} on average"
     )
 
 
@@ -210,7 +213,7 @@ def _decompress_one(
         )
         for gap in stream.lost:
             _say_lost(gap, source, args)
-        with show_progress(_length(stream), unit=" s of audio", quiet=quiet) as bar:
+        with show_progress(stream.seconds, unit=" s of audio", quiet=quiet) as bar:
             watched = _watch(stream, bar)
             if target != PIPE:
                 audio.write_stream(Path(target), watched)

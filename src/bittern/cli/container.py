@@ -7,19 +7,32 @@ looked for only then.
 import argparse
 import json
 import math
+import shutil
 import sys
+import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bittern import checkpoint
-from bittern.cli.options import Commands, add_command, add_rate, report, seconds
+from bittern.cli.options import (
+    Commands,
+    add_bitrate,
+    add_command,
+    positive_int,
+    report,
+    seconds,
+)
 from bittern.cli.ports import PIPE, label, open_input, open_output, refuse_unsafe
 from bittern.errors import CodecError, ConfigError
 from bittern.format import container as bitstream
 from bittern.format import edit as editing
+from bittern.model.rate import Tally
 
 
 def add_info(commands: Commands) -> None:
@@ -35,31 +48,31 @@ def _info(args: argparse.Namespace) -> int:
         return 0
     for facts in described:
         for key, value in facts.items():
-            print(f"{key.replace('_', ' ') + ':':19}{'unknown' if value is None else value}")
+            print(f"{key.replace('_', ' ') + ':':21}{'unknown' if value is None else value}")
     return 0
 
 
-def _describe(name: str) -> dict[str, str | int | float | list[float] | None]:
-    """What the header says; the file is walked if it is range coded or its length is left open."""
+def _describe(name: str) -> dict[str, Any]:
+    """What the header says; the file is walked if its chunks say more, or its length is left open."""
     with open_input(name) as file:
         reader = bitstream.Reader(file, label(name))
-        saved = None
-        if reader.header.entropy and reader.header.version == 1:
-            saved = _Saved(reader.header)
-        if reader.header.samples is None or name == PIPE or saved:
+        varied = reader.header.entropy is not None or reader.header.version == 2
+        walk = _Walk(reader.header) if varied else None
+        if reader.header.samples is None or name == PIPE or walk:
             for chunk in reader:
-                if saved:
-                    saved.count(chunk, reader.header)
+                if walk:
+                    walk.count(chunk)
         size = reader.bytes_read if name == PIPE else Path(name).stat().st_size
     header = reader.header
     facts = asdict(header)
     seconds = (header.source_samples or 0) / header.source_rate
+    mean = walk.tally.mean if walk else header.stages
     return {
         "file": label(name),
         "version": header.version,
         "seconds": round(seconds, 6),
         "measured_kbps": round(size * 8 / 1000 / seconds, 3) if seconds else None,
-        "nominal_kbps": round(header.kbps_per_stage * header.stages, 3),
+        "nominal_kbps": round(header.kbps_per_stage * mean, 3),
         "file_bytes": size,
         **{
             key: value
@@ -69,36 +82,50 @@ def _describe(name: str) -> dict[str, str | int | float | list[float] | None]:
         "frames": header.frames,
         "chunks": header.chunks,
         "model_fingerprint": header.fingerprint.hex(),
-        **({} if saved is None else saved.facts(header)),
+        **({} if walk is None else walk.facts()),
     }
 
 
-class _Saved:
-    """What range coding saves in a file, stage by stage."""
+class _Walk:
+    """What chunks say: stages by frame, bits by second, and what range coding saves."""
 
     def __init__(self, header: bitstream.Header) -> None:
-        self._bytes = [0] * header.stages
-        self._raw = [0] * header.stages
+        self.tally = Tally()
+        self._header = header
+        self._bytes = self._raw = 0.0
+        self._highest = 0.0  # bits in any second
+        self._last = np.zeros(round(header.sample_rate / header.hop_length))  # bits by frame
 
-    def count(self, chunk: bitstream.Chunk, header: bitstream.Header) -> None:
-        raw = header.stage_bytes(chunk.frames)
-        before = 0
-        for stage in range(chunk.layers):
-            end = len(bitstream.prefix(chunk, header, stage + 1))
-            self._bytes[stage] += end - before
-            self._raw[stage] += raw
-            before = end
+    def count(self, chunk: bitstream.Chunk) -> None:
+        header = self._header
+        counts = bitstream.stage_counts(chunk, header)
+        self.tally.note(counts)
+        self._bytes += len(chunk.payload)
+        self._raw += counts.sum() * header.bits_per_code / 8
+        self._note_seconds(chunk, counts.sum(axis=0))
 
-    def facts(self, header: bitstream.Header) -> dict[str, "str | float | list[float]"]:
-        assert header.entropy is not None
-        pairs = list(zip(self._bytes, self._raw, strict=True))
-        whole = sum(self._raw)
-        bits = [round((1 - own / max(raw, 1)) * header.bits_per_code, 2) for own, raw in pairs]
-        return {
-            "entropy_model": header.entropy.hex(),
-            "saved_percent": round(100 * (1 - sum(self._bytes) / whole), 1) if whole else 0.0,
-            "saved_bits_of_code": bits,
+    def _note_seconds(self, chunk: bitstream.Chunk, stages: NDArray[np.int64]) -> None:
+        """Frames of a chunk share its bits by their stages, [F], of all streams together."""
+        bits = 8 * (bitstream.CHUNK_OVERHEAD_BYTES + len(chunk.payload)) * stages / stages.sum()
+        window = len(self._last)
+        sums = np.cumsum(np.concatenate([[0.0], self._last, bits]))
+        self._highest = max(self._highest, float((sums[window:] - sums[:-window]).max()))
+        self._last = np.concatenate([self._last, bits])[-window:]
+
+    def facts(self) -> dict[str, Any]:
+        header = self._header
+        fewest, most = self.tally.range
+        facts: dict[str, Any] = {
+            "highest_second_kbps": round(self._highest / 1000, 3),
+            "fewest_stages": fewest,
+            "mean_stages": round(self.tally.mean, 2),
+            "most_stages": most,
         }
+        if header.entropy is None:
+            return facts
+        facts["entropy_model"] = header.entropy.hex()
+        facts["saved_percent"] = round(100 * (1 - self._bytes / self._raw), 1) if self._raw else 0.0
+        return facts
 
 
 def add_verify(commands: Commands) -> None:
@@ -130,7 +157,11 @@ def add_trim(commands: Commands) -> None:
     )
     command.add_argument("input", metavar="IN")
     command.add_argument("output", metavar="OUT")
-    add_rate(command, required=True)
+    rate = command.add_mutually_exclusive_group(required=True)
+    add_bitrate(rate, "about so many kbit/s on average; with a file of --cbr at most, nominally")
+    rate.add_argument(
+        "--stages", type=positive_int, metavar="N", help="stages to keep, of a file of --cbr"
+    )
     command.add_argument("-f", "--force", action="store_true", help="overwrite an existing file")
 
 
@@ -138,23 +169,60 @@ def _trim(args: argparse.Namespace) -> int:
     refuse_unsafe(args.input, args.output, force=args.force)
     with open_input(args.input) as file:
         reader = bitstream.Reader(file, label(args.input))
-        header = reader.header
-        stages = args.stages or int(args.bitrate_kbps / header.kbps_per_stage + 1e-9)
-        if not 1 <= stages <= header.stages:
-            raise ConfigError(
-                f"{reader.name}: has {header.stages} stages of {header.kbps_per_stage:g} kbit/s; "
-                f"cannot keep {stages}"
-            )
         with open_output(args.output) as out:
             live = args.output == PIPE or not out.seekable()
-            writer = editing.trim(reader, out, stages, live=live)
+            if reader.header.version == 1:
+                line = _trim_stages(reader, out, args, live)
+            else:
+                line = _trim_share(reader, file, out, args, live)
     if not args.quiet:
-        print(
-            f"{label(args.input)} -> {label(args.output, out=True)}: {header.stages} -> {stages} "
-            f"stages, {reader.bytes_read} -> {writer.bytes_written} bytes",
-            file=sys.stderr,
-        )
+        print(f"{label(args.input)} -> {label(args.output, out=True)}: {line}", file=sys.stderr)
     return 0
+
+
+def _trim_stages(
+    reader: bitstream.Reader, out: BinaryIO, args: argparse.Namespace, live: bool
+) -> str:
+    header = reader.header
+    stages = args.stages or int(args.bitrate_kbps / header.kbps_per_stage + 1e-9)
+    if not 1 <= stages <= header.stages:
+        raise ConfigError(
+            f"{reader.name}: has {header.stages} stages of {header.kbps_per_stage:g} kbit/s; "
+            f"cannot keep {stages}"
+        )
+    written = editing.trim(reader, out, stages, live=live).bytes_written
+    return f"{header.stages} -> {stages} stages, {reader.bytes_read} -> {written} bytes"
+
+
+def _trim_share(
+    reader: bitstream.Reader, file: BinaryIO, out: BinaryIO, args: argparse.Namespace, live: bool
+) -> str:
+    """Trim to a bitrate; what the file has is known at its end only, and so it is read twice."""
+    if args.stages:
+        raise ConfigError(f"{reader.name}: each frame has stages of its own; give --bitrate")
+    with tempfile.TemporaryFile() as copy:
+        copy.write(reader.header.to_bytes())
+        shutil.copyfileobj(file, copy)
+        seconds = _measure(copy, reader.name)
+        size = copy.tell()
+        kbps = 8 * size / 1000 / seconds
+        if args.bitrate_kbps > kbps:
+            raise ConfigError(f"{reader.name}: has {kbps:.2f} kbit/s; give less to trim to")
+        copy.seek(0)
+        again = bitstream.Reader(copy, reader.name)
+        writer = editing.trim_to_share(again, out, args.bitrate_kbps / kbps, live=live)
+    trimmed = 8 * writer.bytes_written / 1000 / seconds
+    return f"{kbps:.2f} -> {trimmed:.2f} kbit/s, {size} -> {writer.bytes_written} bytes"
+
+
+def _measure(file: BinaryIO, name: str) -> float:
+    """Seconds of a file, which is read to its end."""
+    file.seek(0)
+    reader = bitstream.Reader(file, name)
+    for _ in reader:
+        pass
+    header = reader.header
+    return max((header.source_samples or 0) / header.source_rate, 1e-9)
 
 
 def add_cut(commands: Commands) -> None:

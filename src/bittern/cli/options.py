@@ -6,7 +6,13 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from bittern.config import DEFAULT_MODEL, SEARCH_WIDTH, WIDEST_SEARCH, CodingOptions
+from bittern.config import (
+    DEFAULT_MODEL,
+    DEFAULT_QUALITY,
+    SEARCH_WIDTH,
+    WIDEST_SEARCH,
+    CodingOptions,
+)
 from bittern.errors import CodecError
 
 _USAGE_ERROR = 1
@@ -96,21 +102,32 @@ def add_device(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_rate(command: argparse.ArgumentParser, *, required: bool) -> None:
-    rate = command.add_mutually_exclusive_group(required=required)
-    rate.add_argument(
-        "--bitrate",
-        dest="bitrate_kbps",
-        type=positive_float,
-        metavar="KBPS",
-        help="at most so many kbit/s",
+def add_bitrate(group: "argparse._MutuallyExclusiveGroup", help_text: str) -> None:
+    group.add_argument(
+        "--bitrate", dest="bitrate_kbps", type=positive_float, metavar="KBPS", help=help_text
     )
-    rate.add_argument("--stages", type=positive_int, metavar="N", help="codebook stages to keep")
 
 
 def add_coding_options(command: argparse.ArgumentParser) -> None:
     """An option for each field of `CodingOptions`, of the same default."""
-    add_rate(command, required=False)
+    rate = command.add_mutually_exclusive_group()
+    add_bitrate(rate, "the average of the file in kbit/s, all that is in it counted")
+    rate.add_argument(
+        "--quality",
+        type=positive_float,
+        metavar="Q",
+        help=f"the same from file to file, as many bits as that takes: 1 up to the model's stages, "
+        f"of which frames of speech have Q on average (default: {DEFAULT_QUALITY:g}, about 6 kbit/s)",
+    )
+    rate.add_argument(
+        "--stages", type=positive_int, metavar="N", help="codebook stages, the same for each frame"
+    )
+    command.add_argument(
+        "--cbr",
+        action="store_true",
+        help="with --bitrate: the same stages for each frame, as many as fit; for calls, and where "
+        "sizes must not tell when somebody speaks",
+    )
     add_search_width(command)
     command.add_argument(
         "--coder",

@@ -145,10 +145,14 @@ class CodecModel(nn.Module):
     ) -> Codes:
         """Code audio: [B, C, T] -> [B, k, F], F = `config.frame_count(T)`, k = `stages` or K."""
         stages = self.quantizer.stages if stages is None else stages
+        return search_codes(self.quantizer, self.latent_of(wav), stages, width=search_width)
+
+    @torch.no_grad()
+    def latent_of(self, wav: Waveform) -> Latent:
+        """The latent of audio of any length: [B, C, T] -> [B, D, F]."""
         if wav.shape[-1] == 0:
-            return torch.zeros(wav.shape[0], stages, 0, dtype=torch.long, device=wav.device)
-        latent = self.latent(self.pad(wav))
-        return search_codes(self.quantizer, latent, stages, width=search_width)
+            return wav.new_zeros(len(wav), self.config.latent_dim, 0)
+        return self.latent(self.pad(wav))
 
     @torch.no_grad()
     def decode(self, codes: Codes, length: int | None = None) -> Waveform:

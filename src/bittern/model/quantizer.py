@@ -7,7 +7,7 @@ Source: residual VQ with stage dropout, SoundStream (arXiv:2107.03312, section I
 estimator and commitment, VQ-VAE (arXiv:1711.00937).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -166,6 +166,35 @@ class ResidualQuantizer(nn.Module):
             code = codes[:, stage]  # [B, F]
             latent = latent + self.codewords[stage][code.clamp(min=0)] * (code >= 0)[..., None]
         return rearrange(latent, "b f d -> b d f")
+
+    @torch.no_grad()
+    def errors(self, latent: Latent, codes: Codes, counts: Sequence[int]) -> Tensor:
+        """What the first so many stages leave over, squared and summed over dimensions.
+
+        Args:
+            latent: [B, D, F].
+            codes: [B, k, F], of this latent.
+            counts: R numbers of stages, 1 to k, ascending.
+
+        Returns:
+            [B, R, F] float32.
+        """
+        rest = rearrange(latent.float(), "b d f -> (b f) d")
+        found, done = [], 0
+        for count in counts:
+            for stage in range(done, count):
+                rest = rest - self.codewords[stage].index_select(0, codes[:, stage].flatten())
+            found.append(rest.square().sum(dim=1))
+            done = count
+        return rearrange(torch.stack(found), "r (b f) -> b r f", b=len(codes))
+
+    @property
+    def gains(self) -> Tensor:
+        """[K], about how much of the squared error each stage takes away.
+
+        A codeword that is the mean of what it codes takes away its own energy.
+        """
+        return self.codewords.square().sum(dim=2).mean(dim=1)
 
     def forward(self, latent: Latent, stages: Tensor | Allocate | None = None) -> Quantized:
         """Quantize for training.

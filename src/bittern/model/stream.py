@@ -11,7 +11,7 @@ from bittern.model.codec_model import CodecModel
 from bittern.model.quantizer import stage_counts
 from bittern.model.search import search_codes
 from bittern.model.state import StreamState
-from bittern.shapes import Codes, Waveform
+from bittern.shapes import Codes, Latent, Waveform
 
 _SAMPLES_KEY, _BUFFER_KEY = "stream.samples", "stream.buffer"
 _LATENT_KEY, _STAGES_KEY, _LOST_KEY = "stream.latent", "stream.stages", "stream.lost"
@@ -70,6 +70,11 @@ class StreamingEncoder:
         Raises:
             ValueError: wrong batch or channels.
         """
+        return self._code(self.push_latent(samples))
+
+    @torch.inference_mode()
+    def push_latent(self, samples: Waveform) -> Latent:
+        """The same without the search: latents [B, D, f]."""
         if samples.dim() != 3 or samples.shape[:2] != self._buffer.shape[:2]:
             raise ValueError(
                 f"samples are {list(samples.shape)}; expected [{self.batch}, "
@@ -79,7 +84,7 @@ class StreamingEncoder:
         pending = torch.cat([self._buffer, samples.to(self._buffer)], dim=-1)
         whole = pending.shape[-1] // self.model.config.hop_length * self.model.config.hop_length
         self._buffer = pending[..., whole:].clone()
-        return self._code(pending[..., :whole])
+        return self._analyse(pending[..., :whole])
 
     @torch.inference_mode()
     def flush(self) -> Codes:
@@ -87,17 +92,24 @@ class StreamingEncoder:
 
         The stream then starts anew.
         """
+        return self._code(self.flush_latent())
+
+    @torch.inference_mode()
+    def flush_latent(self) -> Latent:
+        """The same without the search: latents [B, D, f]."""
         config = self.model.config
         frames = config.frame_count(self._samples) - self._samples // config.hop_length
         silence = frames * config.hop_length - self._buffer.shape[-1]
-        codes = self._code(torch.nn.functional.pad(self._buffer, (0, silence)))
+        latent = self._analyse(torch.nn.functional.pad(self._buffer, (0, silence)))
         self.reset()
-        return codes
+        return latent
 
-    def _code(self, wav: Waveform) -> Codes:
+    def _analyse(self, wav: Waveform) -> Latent:
         if wav.shape[-1] == 0:
-            return torch.zeros(self.batch, self.stages, 0, dtype=torch.long, device=wav.device)
-        latent = self.model.latent(wav, self._layers)
+            return torch.zeros(self.batch, self.model.config.latent_dim, 0, device=wav.device)
+        return self.model.latent(wav, self._layers)
+
+    def _code(self, latent: Latent) -> Codes:
         return search_codes(self.model.quantizer, latent, self.stages, width=self.search_width)
 
     @property
