@@ -306,12 +306,7 @@ class CodecConfig:
         return math.floor(bitrate_kbps / (self.kbps_per_stage * streams) + 1e-9)
 
     def check_bitrate(self, bitrate_kbps: float, streams: int = 1, overhead: float = 0.0) -> None:
-        """Refuse an average bitrate that no file of frames with 1 to K stages can have.
-
-        Args:
-            bitrate_kbps: of all streams.
-            streams: of codes.
-            overhead: kbit/s of what stands around the codes.
+        """Refuse a bitrate that no file of frames with 1 to K stages can have, and an overhead.
 
         Raises:
             ConfigError: it is out of reach.
@@ -417,7 +412,7 @@ class CodingOptions:
     stages: int | None = None  # the same number for each frame, 1 to K
     bitrate_kbps: float | None = None  # the average of the file, all its bytes and channels counted
     quality: float | None = (
-        None  # one trade-off; named by how many stages frames of speech then have
+        None  # one trade-off, named by the stages that frames of speech then have
     )
     cbr: bool = False  # the same stages for each frame: as many as nominally fit the bitrate
     search_width: int = SEARCH_WIDTH  # candidates kept from stage to stage; more sound better
@@ -426,11 +421,8 @@ class CodingOptions:
     chunk_seconds: float = 6.0  # audio to a chunk, down to one frame
 
     def __post_init__(self) -> None:
-        given = [
-            name
-            for name in ("stages", "bitrate_kbps", "quality")
-            if getattr(self, name) is not None
-        ]
+        asked = ("stages", "bitrate_kbps", "quality")
+        given = [name for name in asked if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give {' or '.join(given)}, not both")
         if self.cbr and given not in (["stages"], ["bitrate_kbps"]):

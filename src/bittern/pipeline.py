@@ -420,23 +420,16 @@ def _push_all(
 
 def _rechunk(pieces: Iterable[Arrays], size: int) -> Iterator[Arrays]:
     """The same arrays, cut along their last axis to exactly `size`, but for the last of them."""
-    pending: list[Arrays] = []
-    have = 0
+    rest: Arrays = ()
     for piece in pieces:
-        pending.append(piece)
-        have += piece[0].shape[-1]
-        if have >= size:
-            joined = _join(pending)
-            for end in range(size, have + 1, size):
-                yield tuple(array[..., end - size : end] for array in joined)
-            have %= size
-            pending = [tuple(array[..., array.shape[-1] - have :] for array in joined)]
-    if have:
-        yield _join(pending)
-
-
-def _join(pieces: list[Arrays]) -> Arrays:
-    return tuple(np.concatenate(parts, axis=-1) for parts in zip(*pieces, strict=True))
+        pairs = zip(rest, piece, strict=True) if rest else ((array,) for array in piece)
+        rest = tuple(np.concatenate(pair, axis=-1) for pair in pairs)
+        whole = rest[0].shape[-1] // size * size
+        for end in range(size, whole + 1, size):
+            yield tuple(array[..., end - size : end] for array in rest)
+        rest = tuple(array[..., whole:] for array in rest)
+    if rest and rest[0].shape[-1]:
+        yield rest
 
 
 # from codes to samples

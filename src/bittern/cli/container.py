@@ -13,7 +13,6 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -53,36 +52,29 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _describe(name: str) -> dict[str, Any]:
-    """What the header says; the file is walked if its chunks say more, or its length is left open."""
+    """What the header says, and what the chunks do."""
     with open_input(name) as file:
         reader = bitstream.Reader(file, label(name))
-        varied = reader.header.entropy is not None or reader.header.version == 2
-        walk = _Walk(reader.header) if varied else None
-        if reader.header.samples is None or name == PIPE or walk:
-            for chunk in reader:
-                if walk:
-                    walk.count(chunk)
-        size = reader.bytes_read if name == PIPE else Path(name).stat().st_size
-    header = reader.header
+        walk = _Walk(reader.header)
+        for chunk in reader:
+            walk.count(chunk)
+    header, size = reader.header, reader.bytes_read
     facts = asdict(header)
+    for key in ("version", "fingerprint", "entropy"):
+        del facts[key]
     seconds = (header.source_samples or 0) / header.source_rate
-    mean = walk.tally.mean if walk else header.stages
     return {
         "file": label(name),
         "version": header.version,
         "seconds": round(seconds, 6),
         "measured_kbps": round(size * 8 / 1000 / seconds, 3) if seconds else None,
-        "nominal_kbps": round(header.kbps_per_stage * mean, 3),
+        "nominal_kbps": round(header.kbps_per_stage * walk.tally.mean, 3),
         "file_bytes": size,
-        **{
-            key: value
-            for key, value in facts.items()
-            if key not in ("fingerprint", "entropy", "version")
-        },
+        **facts,
         "frames": header.frames,
         "chunks": header.chunks,
         "model_fingerprint": header.fingerprint.hex(),
-        **({} if walk is None else walk.facts()),
+        **walk.facts(),
     }
 
 
@@ -113,18 +105,16 @@ class _Walk:
         self._last = np.concatenate([self._last, bits])[-window:]
 
     def facts(self) -> dict[str, Any]:
-        header = self._header
-        fewest, most = self.tally.range
+        entropy, (fewest, most) = self._header.entropy, self.tally.range
         facts: dict[str, Any] = {
             "highest_second_kbps": round(self._highest / 1000, 3),
             "fewest_stages": fewest,
             "mean_stages": round(self.tally.mean, 2),
             "most_stages": most,
         }
-        if header.entropy is None:
-            return facts
-        facts["entropy_model"] = header.entropy.hex()
-        facts["saved_percent"] = round(100 * (1 - self._bytes / self._raw), 1) if self._raw else 0.0
+        if entropy is not None:
+            facts["entropy_model"] = entropy.hex()
+            facts["saved_percent"] = round(100 * (1 - self._bytes / max(self._raw, 1)), 1)
         return facts
 
 
