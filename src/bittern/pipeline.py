@@ -191,7 +191,7 @@ def compress(
     writer = container.Writer(file, header, live=live, find_coder=lambda _: coder)
     channels = header.streams * header.channels
     resampler = Resampler(source.sample_rate, header.sample_rate, channels)
-    blocks = _to_model(audio.check_finite(source), resampler, channels, mono=options.mono)
+    blocks = _to_model(audio.check_samples(source), resampler, channels, mono=options.mono)
     for codes in _encode(engine, blocks, header, options.search_width):
         writer.write(codes)
         if live:
