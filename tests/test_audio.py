@@ -113,7 +113,7 @@ def test_a_damaged_flac_is_an_error_with_its_place(tmp_path):
 def test_samples_that_are_not_finite_are_named(value):
     sound = make_sound(40_000, channels=2)
     sound[1, 20_000] = value
-    stream = audio.check_finite(array_stream(sound, 16_000, "x.wav"))
+    stream = audio.check_samples(array_stream(sound, 16_000, "x.wav"))
     with pytest.raises(AudioError) as caught:
         list(stream.blocks)
     assert str(caught.value) == (
@@ -230,7 +230,7 @@ def test_raw_samples_from_a_pipe():
         (lambda d: d[:20] + b"\x55\0" + d[22:], "WAV kind 85 at 16 bits is not read"),
         (lambda d: d[:22] + b"\0\0" + d[24:], "makes no sense"),
         (lambda d: d[:12] + d[36:], "no format before its samples"),
-        (lambda d: d[:12] + b"junk\xff\xff\xff\x7f" + d[12:], "a chunk of 2147483648 bytes"),
+        (lambda d: d[:12] + b"junk\xff\xff\xff\x7f" + d[12:], "a chunk of 2147483647 bytes"),
     ],
 )
 def test_streams_that_are_not_wav_are_clear_errors(damage, message):

@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from bittern.audio.streams import READABLE
+from bittern.audio.names import find_audio
 from bittern.training.corpus import hash_share
 
 
@@ -22,8 +22,8 @@ def main() -> None:
         "--share", type=float, default=0.04, help="data.validation_share of the runs"
     )
     arguments = parser.parse_args()
-    paths = sorted((arguments.root / arguments.below).rglob("*"))
-    names = [p.relative_to(arguments.root) for p in paths if p.suffix.lower() in READABLE]
+    paths = find_audio(arguments.root / arguments.below)
+    names = [path.relative_to(arguments.root) for path in paths]
     held_out = [name for name in names if hash_share(name.as_posix()) < arguments.share]
     if not held_out:
         sys.exit(f"held_out: {arguments.root} has {len(names)} audio files, none held out")

@@ -24,6 +24,14 @@ class AudioError(CodecError):
     exit_code = 2
 
 
+class UnreachableError(AudioError):
+    """An audio file could not be read this time: rights, a network, no ffmpeg; the file may be good."""
+
+
+class AudioWarning(UserWarning):
+    """An audio file was used, though there is something about it that its owner should know."""
+
+
 class ModelError(CodecError):
     """A model folder is missing, incomplete or not what the file was made with."""
 

@@ -219,7 +219,7 @@ def compress(
     writer, tally = container.Writer(file, header, live=live), rate.Tally()
     channels = header.streams * header.channels
     resampler = Resampler(source.sample_rate, header.sample_rate, channels)
-    blocks = _to_model(audio.check_finite(source), resampler, channels, mono=options.mono)
+    blocks = _to_model(audio.check_samples(source), resampler, channels, mono=options.mono)
 
     def pack(codes: Codes) -> Packed:
         return Packed(container.pack(codes, header, coder), (codes >= 0).sum(axis=1))

@@ -49,7 +49,7 @@ def test_broken_input_is_left_out_with_a_reason_and_the_exit_code_tells(evaluate
     assert reasons.keys() == {"short.wav", "silence.wav", "nan.wav", "broken.wav"}
     assert reasons["short.wav"] == "0.10 s long; scores need 0.5 s or more"
     assert reasons["silence.wav"] == "silent"
-    assert "not numbers" in reasons["nan.wav"]
+    assert "not a number" in reasons["nan.wav"]
     assert "not audio" in reasons["broken.wav"] or "damaged" in reasons["broken.wav"]
     for name, reason in reasons.items():
         assert f"bittern: {name}: {reason}; left out" in evaluated.said

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+from bittern.audio.ranges import FileRange
 from bittern.errors import AudioError
 from bittern.metrics import si_sdr
 from bittern.training import pack
@@ -91,7 +92,7 @@ def test_files_lie_in_several_shards_as_the_files_that_they_are(packed):
 
 def test_only_the_range_of_a_file_is_read(packed):
     entry = pack.read_index(packed).entries[3]
-    read = pack.PackedRange(entry.shard, entry.offset, entry.size)
+    read = FileRange(entry.shard.open("rb"), entry.offset, entry.size, owned=True)
     whole = entry.shard.read_bytes()[entry.offset :][: entry.size]
     assert read.readall() == whole
     assert read.read(10) == b""
@@ -105,6 +106,7 @@ def test_only_the_range_of_a_file_is_read(packed):
         np.testing.assert_array_equal(
             file.read(100), soundfile.read(io.BytesIO(whole))[0][8000:8100]
         )
+    read.close()
 
 
 def test_an_opus_pack_is_smaller_and_close(folder, packed, tmp_path):

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from bittern.audio.streams import READABLE
+from bittern.audio.names import is_audio_name
 from bittern.audio.wav import to_pcm16
 from bittern.errors import AudioError, CodecError, ConfigError
 from debian_speech import packages as debian
@@ -31,7 +31,6 @@ from debian_speech.pieces import (
     read_pieces,
 )
 
-_SUFFIXES = READABLE | {".g722", ".m4a"}  # which ffmpeg decodes
 _JOIN_BELOW_SECONDS, _JOINED_SECONDS, _GAP_SECONDS = 2.0, 5.0, 0.1
 _COLUMNS = (
     "path",
@@ -126,7 +125,7 @@ def folder_recordings(folder: Path) -> list[Recording]:
         raise ConfigError(f"{folder} is no folder; give one with audio, or leave it out")
     found = []
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES and path.is_file():
+        if (is_audio_name(path) or path.suffix.lower() == ".g722") and path.is_file():
             name = path.relative_to(folder).as_posix()
             head, _, rest = name.partition("/")
             source = head if rest else folder.resolve().name

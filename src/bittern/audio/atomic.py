@@ -1,36 +1,45 @@
 """Output files that appear whole or not at all."""
 
+import io
 import os
+import re
 import secrets
 import stat
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from bittern.errors import CodecError
+
+_LONGEST = 255  # bytes of a name, on most file systems
+_DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/(?:self|thread-self|\d+)/fd/(\d+)")
+_STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
 @contextmanager
 def atomic_path(path: Path) -> Generator[Path, None, None]:
     """A temporary path beside `path`, renamed to it at the end, removed if an error comes instead.
 
-    A device or a named pipe is handed out as it is; a symbolic link is followed.
+    A device or a named pipe is handed out as it is; a symbolic link is followed. A file that is
+    replaced leaves its mode to the new one.
 
     Raises:
         CodecError: the file cannot be written; the message names it and says why. Any `OSError` of
             the body counts as that: readers turn their own into other errors.
     """
     try:
-        final = Path(os.path.realpath(path))
-        if is_special(final):
-            yield final
+        if is_special(path):
+            yield path
             return
+        final = Path(os.path.realpath(path))
         if final.is_dir():
             raise IsADirectoryError(None, "it is a directory")
-        temporary = final.with_name(f".{final.name[:80]}.{secrets.token_hex(4)}.part")
+        temporary = final.with_name(_temporary_name(final.name))
         try:
             temporary.touch(exist_ok=False)
+            with suppress(FileNotFoundError):
+                temporary.chmod(stat.S_IMODE(final.stat().st_mode))
             yield temporary
             _flush_to_disk(temporary)
             temporary.replace(final)
@@ -49,8 +58,23 @@ def atomic_file(path: Path) -> Generator[BinaryIO, None, None]:
     Raises:
         CodecError: see `atomic_path`.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, _open(temporary) as file:
         yield file
+
+
+def _open(path: Path) -> BinaryIO:
+    """A file to write to; what is special goes through as it is, forwards."""
+    number = _descriptor(path)
+    if number is not None:
+        return io.BufferedWriter(_Forwards(os.dup(number), "wb"))
+    return io.BufferedWriter(_Forwards(path, "wb")) if is_special(path) else path.open("wb")
+
+
+class _Forwards(io.FileIO):
+    """What is written to where others may have written: it is not gone back in."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -68,7 +92,12 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Whether it is a device, a pipe or a socket: there to be written to, not to be replaced."""
+    """Whether it is a device, a pipe, a socket or an open file by its number (`/dev/stdout`).
+
+    Such are there to be written to, not to be replaced.
+    """
+    if _descriptor(path) is not None:
+        return True
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -76,8 +105,26 @@ def is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def _descriptor(path: Path) -> int | None:
+    """The number of one of our open files that a name stands for."""
+    name = os.path.normpath(path)
+    match = _DESCRIPTOR.fullmatch(name)
+    if match and not name.startswith(
+        ("/dev", "/proc/self", "/proc/thread", f"/proc/{os.getpid()}/")
+    ):
+        return None
+    return int(match[1] or match[2]) if match else _STANDARD.get(name)
+
+
+def _temporary_name(name: str) -> str:
+    """A hidden name like `name`, as long as file systems take, cut between letters."""
+    tail = f".{secrets.token_hex(4)}.part"
+    kept = os.fsencode(name)[: _LONGEST - len(tail) - 1 - 3]
+    return f".{kept.decode(errors='ignore')}{tail}"
+
+
 def _flush_to_disk(path: Path) -> None:
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows flushes only what may be written
         os.fsync(file.fileno())
 
 

@@ -5,9 +5,13 @@ waveforms [S, C, n] begin in `pipeline.py`.
 """
 
 import os
+import shutil
+import tempfile
+import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -15,21 +19,21 @@ import numpy as np
 import soundfile as sf
 import soxr
 
-from bittern.audio import wav
-from bittern.audio.atomic import atomic_file, atomic_path
-from bittern.audio.wav import Block
-from bittern.errors import AudioError
+from bittern.audio import ffmpeg, wav
+from bittern.audio.atomic import atomic_file, atomic_path, is_special
+from bittern.audio.names import WAV_HEADS, is_audio_head, needs_ffmpeg
+from bittern.audio.ogg import find_links
+from bittern.audio.ranges import FileRange
+from bittern.audio.wav import Block, Readable
+from bittern.errors import AudioError, AudioWarning, UnreachableError
 
-READABLE = frozenset(f".{name.lower()}" for name in sf.available_formats() if name != "RAW") | {
-    ".aif",
-    ".aifc",
-    ".mp3",
-    ".oga",
-    ".opus",
-    ".snd",
-}  # names of files that libsndfile may read
 _WRITABLE = {".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}  # and .wav, by ourselves
 _READ_SAMPLES = 16384
+_EXACT = ("WAV", "WAVEX", "FLAC", "AIFF")  # of which libsndfile knows the length
+_UNKNOWN = 1 << 62  # samples and more: libsndfile's way to say that it does not know
+_OGG_RATE = 200_000  # Hz, above which libvorbis crashes
+_LOUDEST = 16.0  # of samples that full scale may be 1 for: 24 dB above it
+_PARTLY = (b"OggS", b"caff", b"RIFF", b"FORM", b"ID3")  # of which libsndfile reads some kinds alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,65 +52,216 @@ class AudioStream:
 
 
 @contextmanager
-def open_audio(path: Path) -> Generator[AudioStream, None, None]:
-    """Open a file of any format that libsndfile reads.
+def open_audio(path: Path, packed: BinaryIO | None = None) -> Generator[AudioStream, None, None]:
+    """Open a file of any format that libsndfile or ffmpeg reads, or a pipe by its name.
+
+    Args:
+        path: its name.
+        packed: its bytes, where they lie in another file.
 
     Raises:
-        AudioError: it is not there, is no audio, or is damaged (the latter also from `blocks`).
+        UnreachableError: it is not there, may not be read, or ffmpeg is needed and missing.
+        AudioError: it is no audio, or is damaged (the latter also from `blocks`).
     """
+    if packed is not None:
+        with packed:
+            yield from _opened(packed, path, None)
+        return
+    if path.is_dir():
+        raise AudioError(f"{path}: is a directory; give audio files")
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        file = path.open("rb", buffering=0)
     except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        if path.is_dir():
-            raise AudioError(f"{path}: is a directory; give audio files")
+        raise UnreachableError(f"{path}: cannot be read ({error.strerror})") from None
+    with file:
+        if file.seekable():
+            yield from _opened(file, path, path)
+        else:
+            with pipe_stream(file, str(path)) as stream:
+                yield stream
+
+
+def _opened(file: BinaryIO, name: Path, path: Path | None) -> Iterator[AudioStream]:
+    """The one stream of a file that can seek; `path` is where programs find it, if it is alone there.
+
+    Each kind goes to who reads it: samples to ourselves, so that files and pipes are read by one rule.
+    """
+    head = file.read(16)
+    file.seek(0)
+    if head[:4] in WAV_HEADS and (stream := _plain_wav(file, str(name))):
+        yield stream
+        return
+    kind = needs_ffmpeg(head)
+    if kind is None:
         try:
-            file = sf.SoundFile(handle, closefd=False)
-        except sf.LibsndfileError as error:
-            reason = error.error_string.rstrip(".")
-            raise AudioError(f"{path}: not audio that can be read ({reason})") from None
-        with file:
-            yield AudioStream(
-                name=str(path),
-                sample_rate=file.samplerate,
-                channels=file.channels,
-                samples=file.frames if file.format in ("WAV", "WAVEX", "FLAC", "AIFF") else None,
-                blocks=_file_blocks(file, path),
-            )
-    finally:
-        os.close(handle)
+            with _libsndfile(file, str(name)) as stream:
+                yield stream
+            return
+        except _NotKnown as error:
+            if path is None or not head.startswith(_PARTLY) or shutil.which("ffmpeg") is None:
+                raise AudioError(f"{name}: not audio that can be read ({error})") from None
+            kind = "not what libsndfile reads"
+    if path is None:
+        raise AudioError(f"{name}: is {kind}, which is read from files of its own alone")
+    with ffmpeg.decoded(path, kind, str(name)) as pipe:
+        yield wav_stream(pipe, str(name))
 
 
-def _file_blocks(file: sf.SoundFile, path: Path) -> Iterator[Block]:
+def _plain_wav(file: BinaryIO, name: str) -> AudioStream | None:
+    """A WAV file of plain samples; None where it is for others to read."""
+    try:
+        header = wav.read_header(file, name)
+    except AudioError:
+        file.seek(0)
+        return None
+    begin = file.tell() - len(header.begun)
+    held = (file.seek(0, os.SEEK_END) - begin) // header.encoding.width
+    file.seek(begin)
+    header = wav.Header(header.encoding, held if header.samples is None else header.samples)
+    return replace(_from_wav(file, header, name), samples=min(header.samples or 0, held))
+
+
+class _NotKnown(Exception):
+    """libsndfile does not know this format."""
+
+
+class _Forwards(sf.SoundFile):
+    """A file that is read from begin to end.
+
+    soundfile seeks before and after each block where it can. Some codecs cannot though they say so
+    (GSM), and some good files end in an error (FLAC whose length was not known when it was begun).
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextmanager
+def _libsndfile(file: BinaryIO, name: str) -> Generator[AudioStream, None, None]:
+    with _sound_file(file) as sound:
+        yield AudioStream(
+            name=name,
+            sample_rate=sound.samplerate,
+            channels=sound.channels,
+            samples=sound.frames if sound.format in _EXACT and sound.frames < _UNKNOWN else None,
+            blocks=_chained_blocks(file, sound, name)
+            if sound.format == "OGG"
+            else _file_blocks(sound, name),
+        )
+
+
+def _sound_file(file: BinaryIO) -> _Forwards:
+    file.seek(0)
+    try:
+        if isinstance(file, FileIO):
+            return _Forwards(file.fileno(), closefd=False)
+        return _Forwards(file)
+    except sf.LibsndfileError as error:
+        raise _NotKnown(error.error_string.rstrip(".")) from None
+
+
+def _chained_blocks(file: BinaryIO, sound: sf.SoundFile, name: str) -> Iterator[Block]:
+    """All links of an Ogg chain, of which libsndfile reads the first alone."""
+    place = file.tell()
+    links = find_links(file)
+    file.seek(place)
+    yield from _file_blocks(sound, name)
+    for number, (offset, size) in enumerate(links[1:], 2):
+        try:
+            link = _sound_file(FileRange(file, offset, size))
+        except _NotKnown as error:
+            raise AudioError(f"{name}: part {number} of {len(links)}: damaged ({error})") from None
+        with link:
+            if (link.samplerate, link.channels) != (sound.samplerate, sound.channels):
+                raise AudioError(
+                    f"{name}: part {number} of {len(links)} has {link.samplerate} Hz and "
+                    f"{link.channels} channels, after {sound.samplerate} Hz and {sound.channels}; "
+                    "split the chain"
+                )
+            yield from _file_blocks(link, name)
+
+
+def _file_blocks(file: sf.SoundFile, name: str) -> Iterator[Block]:
+    position = 0
     while True:
-        position = file.tell()
         try:
             block = file.read(_READ_SAMPLES, dtype="float32", always_2d=True)
         except sf.LibsndfileError as error:
             place = position / file.samplerate
             raise AudioError(
-                f"{path}: damaged after {place:.2f} s ({error.error_string.rstrip('.')})"
+                f"{name}: damaged after {place:.2f} s ({error.error_string.rstrip('.')})"
             ) from None
         if not len(block):
             return
+        position += len(block)
         yield np.asarray(block, np.float32)
 
 
-def wav_stream(file: BinaryIO, name: str) -> AudioStream:
+@contextmanager
+def pipe_stream(file: BinaryIO, name: str) -> Generator[AudioStream, None, None]:
+    """Audio from a pipe: WAV as it comes; other kinds that are known are waited for to their end.
+
+    Raises:
+        AudioError: it is none of them.
+    """
+    head = _Begun(file)
+    if head.data[:4] in WAV_HEADS or not is_audio_head(head.data):
+        yield wav_stream(head, name)
+        return
+    with tempfile.NamedTemporaryFile(buffering=0) as spool:
+        while data := head.read(1 << 20):
+            spool.write(data)
+        yield from _opened(spool, Path(name), Path(spool.name))
+
+
+class _Begun:
+    """A pipe of which the first bytes were looked at and are still to come."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.data = b""
+        while len(self.data) < 16 and (part := file.read(16 - len(self.data))):
+            self.data += part
+
+    def read(self, size: int) -> bytes:
+        if not self.data:
+            return self._file.read(size)
+        data, self.data = self.data[:size], self.data[size:]
+        return data
+
+
+def wav_stream(file: Readable, name: str) -> AudioStream:
     """WAV from a pipe.
 
     Raises:
         AudioError: it is not WAV.
     """
-    encoding, samples = wav.read_header(file, name)
+    return _from_wav(file, wav.read_header(file, name), name)
+
+
+def _from_wav(file: Readable, header: wav.Header, name: str) -> AudioStream:
+    """Of `samples` that are not known, as what a pipe's header claims is often a guess."""
     return AudioStream(
         name=name,
-        sample_rate=encoding.sample_rate,
-        channels=encoding.channels,
-        samples=None,  # what a pipe's header claims is often a guess
-        blocks=wav.read_samples(file, encoding, samples),
+        sample_rate=header.encoding.sample_rate,
+        channels=header.encoding.channels,
+        samples=None,
+        blocks=_wav_blocks(file, header, name),
     )
+
+
+def _wav_blocks(file: Readable, header: wav.Header, name: str) -> Iterator[Block]:
+    given, rate = 0, header.encoding.sample_rate
+    for block in wav.read_samples(file, header.encoding, header.samples, header.begun):
+        given += len(block)
+        yield block
+    if header.samples is not None and given < header.samples:
+        warnings.warn(
+            f"{name}: ends after {given / rate:.2f} s of the {header.samples / rate:.2f} s that its "
+            "header says; is it cut short?",
+            AudioWarning,
+            stacklevel=2,
+        )
 
 
 def raw_stream(file: BinaryIO, name: str, sample_rate: int, channels: int = 1) -> AudioStream:
@@ -132,16 +287,16 @@ def array_stream(samples: np.ndarray, sample_rate: int, name: str = "audio") -> 
     )
 
 
-def check_finite(stream: AudioStream) -> AudioStream:
-    """The same stream, which stops at the first sample that is not a finite number.
+def check_samples(stream: AudioStream) -> AudioStream:
+    """The same stream, which stops at samples that cannot be meant: no numbers, or out of range.
 
     Raises:
         AudioError: from `blocks`, naming the place.
     """
-    return replace(stream, blocks=_finite_blocks(stream))
+    return replace(stream, blocks=_checked_blocks(stream))
 
 
-def _finite_blocks(stream: AudioStream) -> Iterator[Block]:
+def _checked_blocks(stream: AudioStream) -> Iterator[Block]:
     start = 0
     for block in stream.blocks:
         finite = np.isfinite(block)
@@ -150,6 +305,12 @@ def _finite_blocks(stream: AudioStream) -> Iterator[Block]:
             raise AudioError(
                 f"{stream.name}: sample {start + row} ({(start + row) / stream.sample_rate:.3f} s) "
                 f"of channel {channel + 1} is {block[row, channel]}, not a number to code"
+            )
+        peak = float(np.abs(block).max(initial=0.0))
+        if peak > _LOUDEST:
+            raise AudioError(
+                f"{stream.name}: samples reach {peak:.6g}; expected -1 to 1. Divide them by full "
+                "scale (32768 if they are 16-bit steps kept as floats)"
             )
         yield block
         start += len(block)
@@ -265,11 +426,11 @@ def create_audio(
         samples: how many will come, if known, so that too many are refused before the work.
 
     Raises:
-        AudioError: no such format, or more samples than it holds.
+        AudioError: no such format, more samples than it holds, or a rate that it does not know.
         CodecError: it cannot be written.
     """
     suffix = path.suffix.lower()
-    if suffix == ".wav":
+    if suffix == ".wav" or is_special(path):  # a pipe has no suffix that would say anything
         with atomic_file(path) as file:
             writer = PcmWriter(file, sample_rate, channels, samples=samples)
             yield writer
@@ -279,6 +440,10 @@ def create_audio(
     if suffix not in _WRITABLE:
         raise AudioError(f"{path}: cannot write {suffix or 'this'}; give .wav, .flac or .ogg")
     kind, subtype = _WRITABLE[suffix]
+    if kind == "OGG" and sample_rate > _OGG_RATE:
+        raise AudioError(
+            f"{path}: Ogg Vorbis holds up to {_OGG_RATE} Hz, not {sample_rate}; give .wav or .flac"
+        )
     with atomic_path(path) as temporary:
         try:
             with sf.SoundFile(
@@ -298,10 +463,10 @@ def read(path: Path) -> tuple[np.ndarray, int]:
     """A whole file: samples [C, T] float32 and its sample rate in Hz.
 
     Raises:
-        AudioError: see `open_audio`.
+        AudioError: see `open_audio` and `check_samples`.
     """
     with open_audio(path) as stream:
-        return gather(stream.blocks, stream.channels), stream.sample_rate
+        return gather(check_samples(stream).blocks, stream.channels), stream.sample_rate
 
 
 def gather(blocks: Iterable[Block], channels: int) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""WAV as a stream: read and written forwards only, so that pipes work. 16 bit out.
+"""WAV as a stream: read and written forwards only, the same for pipes and files. 16 bit out.
 
-libsndfile, through `audio.py`, reads files; it needs to seek, which a pipe cannot.
+Kinds that are not plain samples (ADPCM, A-law, GSM and so on) are left to libsndfile, which needs files.
 """
 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,26 @@ from bittern.errors import AudioError
 
 Block = NDArray[np.float32]  # [n samples, C channels]
 
+
+class Readable(Protocol):
+    """What gives bytes, as many as asked for or fewer; none at its end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 _READ_SAMPLES = 16384
 _ENDLESS = 0xFFFFFFFF  # a size not known when the header was written
+_GUESSED = 0x7FFF0000  # and larger sizes are what writers put who do not know
+_LARGEST_CHUNK = 1 << 30  # before the samples: tags with pictures, room left by recorders
+_KEPT = 1 << 16  # bytes of a chunk, more than any format takes
+_CHUNKS = frozenset(
+    name.ljust(4).encode()
+    for name in (
+        *("LIST", "id3", "ID3", "fact", "bext", "cue", "smpl", "inst", "JUNK", "junk", "PAD"),
+        *("iXML", "axml", "_PMX", "afsp", "PEAK", "FLLR", "chna", "umid", "DISP", "cart", "plst"),
+        *("LGWV", "data", "adtl", "minf", "elm1", "regn", "SNDM", "ovwf", "bwav"),
+    )
+)  # that may follow samples
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 
 
@@ -29,52 +47,80 @@ class Encoding:
     bits: int = 16
     floating: bool = False
 
+    @property
+    def width(self) -> int:
+        """Bytes of one sample of all channels."""
+        return self.channels * self.bits // 8
 
-def read_header(file: BinaryIO, name: str) -> tuple[Encoding, int | None]:
-    """Read up to the first sample.
 
-    Returns:
-        The encoding, and how many samples for each channel the header claims (None: no end known).
+@dataclass(frozen=True)
+class Header:
+    """What stands before the samples of a WAV stream."""
+
+    encoding: Encoding
+    samples: int | None  # for each channel, as claimed; None: up to the end, wherever that is
+    begun: bytes = b""  # of the samples, read already
+
+
+def read_header(file: Readable, name: str) -> Header:
+    """Read a WAV, RF64 or BW64 stream up to the first sample.
 
     Raises:
         AudioError: not a WAV stream, or of a kind not read here.
     """
     riff, _, wave = struct.unpack("<4sI4s", _read_exactly(file, 12, name))
-    if riff != b"RIFF" or wave != b"WAVE":
+    if riff not in (b"RIFF", b"RF64", b"BW64") or wave != b"WAVE":
         raise AudioError(
             f"{name}: not a WAV stream. Pipe WAV, or raw 16-bit samples with --raw-rate"
         )
-    encoding = None
+    encoding = size_64 = None
     while True:
         kind, size = struct.unpack("<4sI", _read_exactly(file, 8, name))
         if kind == b"data":
             break
-        body = _read_exactly(file, size + size % 2, name)
+        if size > _LARGEST_CHUNK:
+            raise AudioError(f"{name}: not a WAV stream that makes sense (a chunk of {size} bytes)")
+        body = _read_exactly(file, size + size % 2, name, kept=_KEPT)
         if kind == b"fmt ":
             encoding = _parse_format(body, name)
+        elif kind == b"ds64" and len(body) >= 16:  # the sizes that 32 bits cannot say
+            size_64 = int.from_bytes(body[8:16], "little")
     if encoding is None:
         raise AudioError(f"{name}: the WAV stream has no format before its samples")
-    width = encoding.channels * encoding.bits // 8
-    return encoding, None if size == 0 or size >= 0x7FFF0000 else size // width
+    if size == _ENDLESS and size_64 is not None and 0 < size_64 < 1 << 62:
+        return Header(encoding, size_64 // encoding.width)
+    if size == 0:
+        return _after_size_zero(file, encoding)
+    return Header(encoding, None if size >= _GUESSED else size // encoding.width)
 
 
-def read_samples(file: BinaryIO, encoding: Encoding, samples: int | None) -> Iterator[Block]:
+def _after_size_zero(file: Readable, encoding: Encoding) -> Header:
+    """A recording whose size was never written, unless another chunk follows: then it is empty."""
+    begun = _read_some(file, 4)
+    if not begun or begun in _CHUNKS:
+        return Header(encoding, 0)
+    return Header(encoding, None, begun)
+
+
+def read_samples(
+    file: Readable, encoding: Encoding, samples: int | None, begun: bytes = b""
+) -> Iterator[Block]:
     """The samples as blocks [n, C] in -1..1, up to the end of the stream or `samples` of them."""
-    width = encoding.channels * encoding.bits // 8
     left = samples
-    rest = b""
+    rest = begun
     while left is None or left > 0:
         count = _READ_SAMPLES if left is None else min(_READ_SAMPLES, left)
-        data = file.read(count * width - len(rest))
+        data = file.read(count * encoding.width - len(rest))
         if not data:
             return
         data = rest + data
-        whole = len(data) // width
-        rest = data[whole * width :]
+        whole = len(data) // encoding.width
+        rest = data[whole * encoding.width :]
         if left is not None:
             left -= whole
         if whole:
-            yield _to_float(data[: whole * width], encoding).reshape(whole, encoding.channels)
+            part = data[: whole * encoding.width]
+            yield _to_float(part, encoding).reshape(whole, encoding.channels)
 
 
 def header_bytes(encoding: Encoding, samples: int | None) -> bytes:
@@ -134,14 +180,22 @@ def _to_float(data: bytes, encoding: Encoding) -> Block:
             return whole.astype(np.float32) * np.float32(0.5 ** (bits - 1))
 
 
-def _read_exactly(file: BinaryIO, size: int, name: str) -> bytes:
-    if size > 2**20:
-        raise AudioError(f"{name}: not a WAV stream that makes sense (a chunk of {size} bytes)")
+def _read_exactly(file: Readable, size: int, name: str, kept: int = 1 << 10) -> bytes:
+    """So many bytes, of which the first `kept` are given."""
     parts: list[bytes] = []
     while size > 0:
-        part = file.read(size)
+        part = file.read(min(size, 1 << 20))
         if not part:
             raise AudioError(f"{name}: the stream ends before any samples")
-        parts.append(part)
+        parts.append(part[:kept])
+        kept -= len(parts[-1])
         size -= len(part)
     return b"".join(parts)
+
+
+def _read_some(file: Readable, size: int) -> bytes:
+    """So many bytes, or fewer where the stream ends."""
+    data = b""
+    while len(data) < size and (part := file.read(size - len(data))):
+        data += part
+    return data

@@ -6,9 +6,11 @@
 import os
 import signal
 import sys
+import warnings
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import bittern
 from bittern.cli.bench import add_bench
@@ -24,34 +26,69 @@ from bittern.cli.models import (
     train,
 )
 from bittern.cli.options import Commands, Parser, report
-from bittern.errors import CodecError
+from bittern.cli.standard import mend_standard_streams
+from bittern.errors import AudioWarning, CodecError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    mend_standard_streams()
+    try:
+        with warnings.catch_warnings():
+            code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read our output has enough
+        _drop_output()
+        return 1
+    except OSError as error:  # what commands turn into their own lines does not come here
+        _drop_output()
+        where = error.filename or "standard input or output"
+        print(f"bittern: {where}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: list[str]) -> int:
     if argv[:1] == ["train"]:
         return train(argv[1:])
-    signal.signal(signal.SIGTERM, _terminated)
+    _end_by_signals()
     try:
         parser = _parser(argv)
     except CodecError as error:  # an extra is not installed
         print(f"bittern: {error}", file=sys.stderr)
         return error.exit_code
     args = parser.parse_args(argv)
+    warnings.simplefilter("ignore" if vars(args).get("quiet") else "always", AudioWarning)
+    warnings.showwarning = _show_warning
     try:
         return args.run(args)
     except CodecError as error:
         return report(error, args)
-    except BrokenPipeError:  # whoever read our output has enough
+
+
+def _end_by_signals() -> None:
+    """Let signals that ask to end be exceptions, so that temporary files are removed on the way out."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _ended)
+
+
+def _ended(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _drop_output() -> None:
+    """Let what is still to be written to standard output go nowhere."""
+    with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return 130
 
 
-def _terminated(*_: object) -> NoReturn:
-    raise SystemExit(143)  # so that temporary files are removed on the way out
+def _show_warning(message: Warning | str, *where: Any) -> None:
+    print(f"bittern: warning: {message}", file=sys.stderr)
 
 
 def _parser(argv: list[str]) -> ArgumentParser:

@@ -28,11 +28,12 @@ from bittern.cli.ports import (
     open_input,
     open_output,
     pair_files,
+    refuse_recording,
     run_jobs,
     show_progress,
 )
 from bittern.config import DEFAULT_MODEL
-from bittern.errors import CodecError, ConfigError
+from bittern.errors import CodecError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -66,7 +67,7 @@ def _compress(args: argparse.Namespace) -> int:
 
     jobs = pair_files(args, ".btn")
     for _, target in jobs:
-        _refuse_audio_name(target)
+        refuse_recording(target)
     codec = load(args.model, args.device)
     _say_model(codec, args)
     share_threads(args)
@@ -112,7 +113,7 @@ def _audio_input(
         return audio.open_audio(Path(source))
     if args.raw_rate:
         return nullcontext(audio.raw_stream(pipe, name, args.raw_rate, args.raw_channels))
-    return nullcontext(audio.wav_stream(pipe, name))
+    return audio.pipe_stream(pipe, name)
 
 
 def _describe_coded(receipt: "Receipt") -> str:
@@ -262,14 +263,4 @@ def _say_model(codec: "Codec", args: argparse.Namespace) -> None:
             f"{codec.sample_rate} Hz, {codec.frame_rate:g} frames/s, {codec.stages} stages of "
             f"{codec.config.kbps_per_stage:g} kbit/s",
             file=sys.stderr,
-        )
-
-
-def _refuse_audio_name(target: str) -> None:
-    from bittern.audio.streams import READABLE
-
-    if Path(target).suffix.lower() in READABLE:
-        raise ConfigError(
-            f"{target}: is an audio file's name, and would get .btn data; for many inputs give "
-            "--output-dir DIR"
         )

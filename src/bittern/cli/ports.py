@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import BinaryIO
 from tqdm import tqdm
 
 from bittern.audio.atomic import atomic_file, is_special, refuse_same_file
+from bittern.audio.names import is_audio_name, may_hold_audio
 from bittern.cli.options import report
 from bittern.errors import CodecError, ConfigError
 from bittern.format import container as bitstream
@@ -30,7 +32,7 @@ def pair_files(args: argparse.Namespace, suffix: str) -> list[tuple[str, str]]:
         if args.output is not None or PIPE in files:
             raise ConfigError("--output-dir goes with input files only, not with -o or -")
         folder = Path(args.output_dir)
-        jobs = [(name, str(folder / Path(name).with_suffix(suffix).name)) for name in files]
+        jobs = [(name, str(folder / _renamed(name, suffix).name)) for name in files]
         if len({target for _, target in jobs}) < len(jobs):
             raise ConfigError("two inputs have the same name, and so would their outputs")
         if not folder.is_dir():
@@ -41,8 +43,15 @@ def pair_files(args: argparse.Namespace, suffix: str) -> list[tuple[str, str]]:
         raise ConfigError("one input and one output; for many inputs give --output-dir DIR")
     if outputs:
         return [(files[0], outputs[0])]
-    default = PIPE if files[0] == PIPE else str(Path(files[0]).with_suffix(suffix))
+    default = PIPE if files[0] == PIPE else str(_renamed(files[0], suffix))
     return [(files[0], default)]
+
+
+def _renamed(name: str, suffix: str) -> Path:
+    """The output's name: another ending in place of one that says what the file is, else one more."""
+    path = Path(name)
+    known = is_audio_name(path) or path.suffix.lower() in (".btn", ".raw", ".pcm")
+    return path.with_suffix(suffix) if known else path.with_name(path.name + suffix)
 
 
 def run_jobs(
@@ -61,6 +70,7 @@ def run_jobs(
         The exit code of the last that failed, or 0.
     """
     failures: list[CodecError] = []
+    _stopping.clear()
     many, audio, began = len(jobs) > 1, 0.0, time.perf_counter()
     with (
         show_progress(len(jobs), unit=" files", quiet=args.quiet or not many) as bar,
@@ -86,9 +96,26 @@ def run_jobs(
 
 
 def show_progress(total: float | None, *, unit: str, quiet: bool) -> tqdm:
-    """A line on standard error while the work is on, if that is a terminal; wiped out at the end."""
+    """A line on standard error while the work is on, if that is a terminal; wiped out at the end.
+
+    A job that tells of its progress ends there when the command is being stopped.
+    """
     hidden = quiet or not sys.stderr.isatty()
-    return tqdm(total=total, unit=unit, unit_scale=True, leave=False, disable=hidden)
+    return _Progress(total=total, unit=unit, unit_scale=True, leave=False, disable=hidden)
+
+
+_stopping = threading.Event()  # set when jobs on other threads are to end
+
+
+class _Stopped(BaseException):
+    """Ends a job on its way, so that what it has begun is removed."""
+
+
+class _Progress(tqdm):
+    def update(self, n: float | None = 1) -> bool | None:
+        if _stopping.is_set():
+            raise _Stopped
+        return super().update(n)
 
 
 Job = tuple[str, str]
@@ -109,13 +136,19 @@ def _run_one(
 def _workers(
     count: int,
 ) -> Generator[Callable[[list[Job], Callable[[Job], Outcome]], Iterator[tuple[Job, Outcome]]]]:
-    """A `map` over jobs, in order, on so many threads; what has not begun is dropped on errors."""
+    """A `map` over jobs, in order, on so many threads.
+
+    On errors and signals what has begun is ended within a second or two of audio, the rest dropped.
+    """
     if count == 1:
         yield lambda jobs, run: ((job, run(job)) for job in jobs)
         return
     pool = ThreadPoolExecutor(count)
     try:
         yield lambda jobs, run: zip(jobs, pool.map(run, jobs), strict=True)
+    except BaseException:
+        _stopping.set()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -134,6 +167,15 @@ def refuse_unsafe(source: str, target: str, *, force: bool) -> None:
         raise CodecError(f"{target}: {what}")
 
 
+def refuse_recording(target: str) -> None:
+    """Refuse to write `.btn` data over what is a recording, by its name or by what it holds."""
+    if target != PIPE and may_hold_audio(Path(target)):
+        raise ConfigError(
+            f"{target}: is an audio file's name, and would get .btn data; for many inputs give "
+            "--output-dir DIR"
+        )
+
+
 def label(file: str, *, out: bool = False) -> str:
     return file if file != PIPE else "standard output" if out else "standard input"
 
@@ -146,8 +188,9 @@ def open_input(source: str) -> AbstractContextManager[BinaryIO]:
 
 @contextmanager
 def open_output(target: str) -> Generator[BinaryIO, None, None]:
-    """A file that appears whole or not at all, or standard output."""
+    """For `.btn` data: a file that appears whole or not at all, or standard output."""
     if target != PIPE:
+        refuse_recording(target)
         with atomic_file(Path(target)) as file:
             yield file
         return

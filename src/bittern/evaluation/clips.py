@@ -10,6 +10,7 @@ import soxr
 from numpy.typing import NDArray
 
 from bittern.audio import streams as audio
+from bittern.audio.names import find_audio
 from bittern.errors import AudioError
 
 SHORTEST_SECONDS = 0.5  # PESQ needs 0.25 s, STOI 30 frames of 12.8 ms
@@ -55,9 +56,8 @@ def find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
     found: dict[Path, str] = {}
     for entry in inputs:
         if entry.is_dir():
-            for path in sorted(entry.rglob("*")):
-                if path.suffix.lower() in audio.READABLE and path.is_file():
-                    found.setdefault(path.resolve(), path.relative_to(entry).as_posix())
+            for path in find_audio(entry):
+                found.setdefault(path.resolve(), path.relative_to(entry).as_posix())
         elif entry.exists():
             found.setdefault(entry.resolve(), entry.name)
         else:
@@ -79,8 +79,6 @@ def read(name: str, path: Path, sample_rate: int) -> Clip | Rejected:
     mono = samples.mean(axis=0, dtype=np.float32)
     if channels > 1:
         notes.append(f"mean of {channels} channels")
-    if not np.isfinite(mono).all():
-        return Rejected(name, "contains samples that are not numbers")
     if source_rate != sample_rate and len(mono):
         mono = soxr.resample(mono, source_rate, sample_rate)
         notes.append(f"resampled from {source_rate} Hz")

@@ -4,28 +4,32 @@ The scan resamples every file to the codec's rate and to one channel and keeps i
 file that is mapped into memory, so that a crop costs a copy. Files are read block by block.
 """
 
-import fcntl
 import hashlib
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
-import soundfile
-import soxr
 from tqdm import tqdm
 
 from bittern.audio.atomic import atomic_file
-from bittern.audio.streams import READABLE
-from bittern.errors import AudioError
+from bittern.audio.names import find_audio
+from bittern.audio.streams import AudioStream, Resampler, check_samples, mix, open_audio
+from bittern.errors import AudioError, CodecError, ConfigError, UnreachableError
 from bittern.training import pack
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 SILENCE = 1e-3  # peak below which there is nothing to learn from (-60 dBFS)
-_BLOCK_SECONDS = 30
+_RATES = (1000, 768_000)  # Hz, of files that are used
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Skipped:
     size: int
     modified: int
     reason: str
+    lasting: bool = True  # for as long as the file stays as it is; else it is tried again
 
 
 @dataclass(frozen=True)
@@ -110,15 +115,25 @@ def open_corpus(
 
     Raises:
         AudioError: the folder is missing or holds no usable audio, or a pack is incomplete.
+        ConfigError: the cache cannot be written.
     """
+    if not str(root):
+        raise ConfigError(f"{what} is empty; give a folder of audio files")
     root = Path(root).expanduser()
     if not root.is_dir():
         raise AudioError(f"{what} {str(root)!r} is not a folder; give a folder of audio files")
     key = hashlib.sha256(f"{root.resolve()}:{sample_rate}".encode()).hexdigest()[:16]
     place = Path(cache).expanduser() / key
-    place.mkdir(parents=True, exist_ok=True)
-    with _alone(place):
-        found = _scan(_sources(root), place, sample_rate, quiet=quiet)
+    sources = _sources(root)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with _alone(place):
+            found = _scan(sources, place, sample_rate, quiet=quiet)
+    except OSError as error:  # the files' own errors have become reasons to leave them out
+        raise ConfigError(
+            f"{error.filename or place}: decoded audio cannot be kept there "
+            f"({error.strerror or error}); give another folder as data.cache, or make room"
+        ) from None
     clips, skipped = [], []
     for entry in found:
         if isinstance(entry, Skipped):
@@ -133,7 +148,7 @@ def open_corpus(
         raise AudioError(
             f"{what} {str(root)!r} has no usable audio ({len(found)} audio files found"
             + (f"; {reasons}" if reasons else "")
-            + "); give a folder with speech in any format that libsndfile reads"
+            + "); give a folder with speech in any format that libsndfile or ffmpeg reads"
         )
     mapped = np.memmap(place / "pcm.bin", dtype=np.int16, mode="r")
     return Corpus(clips, skipped, mapped, sample_rate)
@@ -141,17 +156,32 @@ def open_corpus(
 
 @contextmanager
 def _alone(cache: Path) -> Generator[None]:
+    """Hold the cache's lock, or where its file system has none, one of this machine."""
     with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # given back when the file is closed
+        if _locked(lock):
+            yield
+            return
+    with (Path(tempfile.gettempdir()) / f"bittern-{cache.name}.lock").open("w") as lock:
+        _locked(lock)
         yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Wait for a file's lock, which is given back when the file is closed; False if it has none."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
 
 
 def _sources(root: Path) -> list[_Source]:
     """What there is to scan, in an order that a folder and its pack share."""
     if pack.is_pack(root):
         return [_Source(e.path, e.size, e.digest, e) for e in pack.read_index(root).entries]
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in READABLE and p.is_file())
-    stats = [(path, path.stat()) for path in files]
+    stats = [(path, path.stat()) for path in find_audio(root)]
     return [
         _Source(path.relative_to(root).as_posix(), stat.st_size, stat.st_mtime_ns, path)
         for path, stat in stats
@@ -173,61 +203,111 @@ def _scan(
                 entry = _decode(source, sample_rate, pcm)
             entries.append(entry)
     if fresh or len(sources) != len(known):
-        rows = [json.dumps({"kind": type(entry).__name__} | asdict(entry)) for entry in entries]
+        entries = _compacted(entries, cache)
+        kept = [e for e in entries if isinstance(e, Clip) or e.lasting]
+        rows = [json.dumps({"kind": type(entry).__name__} | asdict(entry)) for entry in kept]
         with atomic_file(cache / "manifest.jsonl") as file:
             file.write("\n".join(rows).encode())
     return entries
 
 
-def _read_manifest(cache: Path) -> dict[tuple[str, int, int], Clip | Skipped]:
-    """Entries of the last scan; none if its files are missing or do not fit each other."""
-    manifest, pcm = cache / "manifest.jsonl", cache / "pcm.bin"
-    entries: dict[tuple[str, int, int], Clip | Skipped] = {}
-    if not manifest.exists() or not pcm.exists():
-        pcm.unlink(missing_ok=True)
+def _compacted(entries: list[Clip | Skipped], cache: Path) -> list[Clip | Skipped]:
+    """The same entries in a PCM file without what is no longer used, if that is more than half."""
+    path = cache / "pcm.bin"
+    used = sum(entry.samples for entry in entries if isinstance(entry, Clip))
+    if path.stat().st_size <= 2 * 2 * used + (1 << 16):
         return entries
-    held = pcm.stat().st_size // 2
-    for line in manifest.read_text().splitlines():
-        row = json.loads(line)
-        entry = (Clip if row.pop("kind") == "Clip" else Skipped)(**row)
-        if isinstance(entry, Skipped) and entry.reason.startswith("only "):
-            continue  # of a version that kept no short clips
-        if isinstance(entry, Skipped) or entry.offset + entry.samples <= held:
-            entries[entry.path, entry.size, entry.modified] = entry
-    return entries
+    (cache / "manifest.jsonl").unlink(
+        missing_ok=True
+    )  # whose offsets are not those of the new file
+    moved: list[Clip | Skipped] = []
+    offset = 0
+    with path.open("rb") as old, atomic_file(path) as new:
+        for entry in entries:
+            if isinstance(entry, Clip):
+                old.seek(2 * entry.offset)
+                new.write(old.read(2 * entry.samples))
+                entry = replace(entry, offset=offset)
+                offset += entry.samples
+            moved.append(entry)
+    return moved
+
+
+def _read_manifest(cache: Path) -> dict[tuple[str, int, int], Clip | Skipped]:
+    """Entries of the last scan; none if its files are missing, damaged or do not fit each other."""
+    manifest, pcm = cache / "manifest.jsonl", cache / "pcm.bin"
+    try:
+        held = pcm.stat().st_size // 2
+        rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+        entries = [(Clip if row.pop("kind") == "Clip" else Skipped)(**row) for row in rows]
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        pcm.unlink(missing_ok=True)
+        return {}
+    return {
+        (entry.path, entry.size, entry.modified): entry
+        for entry in entries
+        if isinstance(entry, Skipped) or entry.offset + entry.samples <= held
+    }
 
 
 def _decode(source: _Source, sample_rate: int, pcm: BinaryIO) -> Clip | Skipped:
-    """Append a file's samples to the PCM file, or say why not."""
+    """Append a file's samples to the PCM file, or say why not.
+
+    Raises:
+        OSError: the PCM file cannot be written, which is not the file's fault.
+    """
     place = (source.path, source.size, source.modified)
-    pcm.seek(0, 2)
-    begin = pcm.tell()
-    reason = None
-    peak = 0.0
+    begin = pcm.seek(0, 2)
+    loudest = heard = 0.0
+    reason, lasting = None, True
     try:
-        file = source.file if isinstance(source.file, Path) else source.file.open()
-        with soundfile.SoundFile(file) as audio:
-            resampler = soxr.ResampleStream(audio.samplerate, sample_rate, 1, dtype="float32")
-            wanted = _BLOCK_SECONDS * audio.samplerate
-            while len(block := audio.read(wanted, dtype="float32", always_2d=True)):
-                if not np.isfinite(block).all():
-                    reason = "holds NaN or infinite samples"
-                    break
-                mono = block.mean(axis=1)
-                peak = max(peak, float(np.abs(mono).max()))
-                pcm.write(_to_pcm(resampler.resample_chunk(mono)).tobytes())
-            rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            pcm.write(_to_pcm(rest).tobytes())
-    except (soundfile.LibsndfileError, OSError, ValueError) as error:
-        reason = f"unreadable ({error})"
+        for block, peak in _mono_blocks(source, sample_rate):
+            loudest, heard = max(loudest, peak), max(heard, float(np.abs(block).max(initial=0.0)))
+            pcm.write(_to_pcm(block).tobytes())
+    except AudioError as error:
+        reason = f"unreadable ({_without_name(error, source)})"
+        lasting = not isinstance(error, UnreachableError)
     samples = (pcm.tell() - begin) // 2
-    if reason is None and samples and peak < SILENCE:
+    if reason is None and samples and heard < SILENCE:
         reason = "silent (peak below -60 dBFS)"
+        if loudest >= SILENCE:
+            reason = "without sound once mixed to one channel (the channels cancel each other)"
     if reason is not None:
         pcm.truncate(begin)
         pcm.seek(begin)
-        return Skipped(*place, reason)
+        return Skipped(*place, reason, lasting)
     return Clip(*place, begin // 2, samples)
+
+
+def _mono_blocks(source: _Source, sample_rate: int) -> Iterator[tuple[np.ndarray, float]]:
+    """A file as blocks [n] at the corpus's rate, and the peak of all channels before they were mixed.
+
+    Raises:
+        AudioError: whatever keeps the file from being read.
+    """
+    try:
+        with _opened(source) as stream:
+            low, high = _RATES
+            if not low <= stream.sample_rate <= high:
+                raise AudioError(f"sample rate {stream.sample_rate} Hz; expected {low} to {high}")
+            resampler = Resampler(stream.sample_rate, sample_rate, 1)
+            for block in check_samples(stream).blocks:
+                peak = float(np.abs(block).max(initial=0.0))
+                yield resampler.push(mix(block, 1))[:, 0], peak
+            yield resampler.flush()[:, 0], 0.0
+    except OSError as error:
+        raise UnreachableError(error.strerror or str(error)) from None
+
+
+def _opened(source: _Source) -> AbstractContextManager[AudioStream]:
+    if isinstance(source.file, Path):
+        return open_audio(source.file)
+    return open_audio(Path(source.path), source.file.open())
+
+
+def _without_name(error: CodecError, source: _Source) -> str:
+    name = source.file if isinstance(source.file, Path) else source.path
+    return str(error).removeprefix(f"{name}: ")
 
 
 def _to_pcm(block: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from bittern.errors import ConfigError
 from bittern.training.augment import Augmentation
 from bittern.training.corpus import SILENCE, Clip, Corpus, hash_share
+from bittern.training.signals import leave_signals
 
 
 @dataclass(kw_only=True)
@@ -46,6 +47,8 @@ class DataConfig:
         for name in ("segment_seconds", "batch_size", "minimum_seconds"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"data.{name} is {getattr(self, name)}; give more than 0")
+        if self.workers < 0:
+            raise ConfigError(f"data.workers is {self.workers}; give 0 or more")
         if not 0 <= self.validation_share < 1:
             raise ConfigError(
                 f"data.validation_share is {self.validation_share}; give 0 up to, not including, 1"
@@ -180,6 +183,7 @@ def batches_from(dataset: Batches, start: int, steps: int, *, workers: int) -> I
         sampler=range(start, steps),  # type: ignore[arg-type]  # any iterable of indices serves
         num_workers=workers,
         multiprocessing_context="fork",
+        worker_init_fn=leave_signals,
     )
     return iter(loader)
 

@@ -17,7 +17,8 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bittern.audio.streams import READABLE, Resampler, gather, mix, open_audio
+from bittern.audio.names import find_audio
+from bittern.audio.streams import Resampler, check_samples, gather, mix, open_audio
 from bittern.codec import Codec
 from bittern.errors import ConfigError
 from bittern.format.entropy import (
@@ -75,7 +76,7 @@ def encode_folder(
         ConfigError: there is no audio.
         AudioError: a file cannot be read.
     """
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in READABLE)
+    paths = find_audio(root)
     if not paths:
         raise ConfigError(f"{root}: has no audio")
     clips: list[NDArray[np.int64]] = []
@@ -85,7 +86,8 @@ def encode_folder(
             break
         with open_audio(paths[place]) as stream:
             resampler = Resampler(stream.sample_rate, codec.sample_rate, codec.channels)
-            blocks = [resampler.push(mix(block, codec.channels)) for block in stream.blocks]
+            checked = check_samples(stream).blocks
+            blocks = [resampler.push(mix(block, codec.channels)) for block in checked]
         samples = gather([*blocks, resampler.flush()], codec.channels)
         wav = torch.from_numpy(np.ascontiguousarray(samples))
         codes = codec.encode(wav[None], stages=stages)

@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 
+from bittern.audio.ranges import FileRange
 from bittern.errors import AudioError, ConfigError
 
 INDEX = "index.jsonl"
@@ -30,40 +31,6 @@ _OPUS_RATES = (8000, 12_000, 16_000, 24_000, 48_000)
 class Coding(StrEnum):
     FLAC = "flac"  # exact
     OPUS = "opus"  # at libsndfile's own setting, about 29 kbit/s for speech at 16 kHz
-
-
-class PackedRange(io.RawIOBase):
-    """A range of a file, as a file of its own to be read."""
-
-    def __init__(self, path: Path, offset: int, size: int) -> None:
-        super().__init__()
-        self._file = io.FileIO(path)
-        self._offset, self._size, self._place = offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
-        self._place = max(origin + offset, 0)
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
-
-    def readinto(self, buffer) -> int:  # type: ignore[override]  # the base's buffer type is private
-        view = memoryview(buffer)[: max(self._size - self._place, 0)]
-        self._file.seek(self._offset + self._place)
-        count = self._file.readinto(view) if len(view) else 0
-        self._place += count
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 @dataclass(frozen=True)
@@ -78,7 +45,9 @@ class Packed:
 
     def open(self) -> BinaryIO:
         """The file alone, from its first byte."""
-        return io.BufferedReader(PackedRange(self.shard, self.offset, self.size))
+        return io.BufferedReader(
+            FileRange(self.shard.open("rb"), self.offset, self.size, owned=True)
+        )
 
 
 class Index(NamedTuple):
@@ -213,5 +182,5 @@ def _encode(samples: np.ndarray, sample_rate: int, coding: Coding) -> bytes:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as file:
+    with path.open("r+b") as file:  # Windows flushes only what may be written
         os.fsync(file.fileno())

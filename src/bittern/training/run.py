@@ -14,6 +14,8 @@ from bittern.errors import CodecError, ConfigError
 from bittern.training.settings import TrainConfig, resolve
 from bittern.training.trainer import Trainer
 
+_PATHS = ("data.root", "data.cache", "run", "init")
+
 
 def config_folder() -> Path:
     """`configs/` of the repository, or its copy in an installed package."""
@@ -47,6 +49,18 @@ def _run(cfg: DictConfig) -> None:
         trainer.fit()
     except CodecError as error:
         _fail(error)
+    except OSError as error:  # a disk that is full or gone
+        where = error.filename or config.run
+        _fail(CodecError(f"{where}: the run cannot go on ({error.strerror or error})"))
+
+
+def _as_typed(argument: str) -> str:
+    """An override of a path, quoted so that Hydra takes its letters as they are."""
+    key, equals, value = argument.partition("=")
+    if key not in _PATHS or not equals or value in ("null", "???") or value[:1] in ("'", '"'):
+        return argument
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,6 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     """
     command = sys.argv
     given = command[1:] if arguments is None else arguments
+    if not {"-m", "--multirun"} & set(given):  # where a comma divides
+        given = [_as_typed(argument) for argument in given]
     if not any(argument.startswith("-") for argument in given):
         try:
             compose(given)

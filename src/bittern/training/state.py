@@ -3,7 +3,6 @@
 The newest state is `state.pt`, the one before it `state.previous.pt`; a damaged newest falls back.
 """
 
-import contextlib
 import io
 import os
 import pickle
@@ -28,9 +27,11 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
     newest, previous = folder / NEWEST, folder / PREVIOUS
     if newest.exists():
         spare = folder / f".{PREVIOUS}"
-        with contextlib.suppress(FileNotFoundError):
-            spare.unlink()
-        os.link(newest, spare)  # at no moment is there neither file
+        spare.unlink(missing_ok=True)
+        try:
+            os.link(newest, spare)  # at no moment is there neither file
+        except OSError:  # a file system without hard links
+            write_atomically(spare, newest.read_bytes())
         spare.replace(previous)
     write_atomically(newest, buffer.getvalue())
 

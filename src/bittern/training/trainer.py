@@ -3,6 +3,7 @@
 What one step does to the codec is in `learner.py`.
 """
 
+import signal
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from bittern import checkpoint, weights
+from bittern.errors import ConfigError, ModelError
 from bittern.training.augment import Augmentation
 from bittern.training.corpus import open_corpus, too_many_skipped
 from bittern.training.data import Batches, batches_from, silent_share, validation_batch
@@ -20,6 +22,7 @@ from bittern.training.learner import Learner
 from bittern.training.monitor import Monitor, by_stage
 from bittern.training.pace import Pace
 from bittern.training.settings import TrainConfig, TrainOnly
+from bittern.training.signals import StopSignals
 from bittern.training.state import load_state, remove_leftovers, save_inheritance, save_state
 from bittern.training.validation import nasty_clips, validate
 
@@ -36,13 +39,19 @@ class Trainer:
             torch.set_num_threads(config.threads)
         ddp = DDPStrategy(broadcast_buffers=False)  # codebooks are kept equal by `EmaCodebooks`
         world = config.devices * config.nodes
-        self.fabric = Fabric(
-            accelerator=config.accelerator,
-            devices=config.devices,
-            num_nodes=config.nodes,
-            precision=config.precision,  # type: ignore[arg-type]  # Fabric names its choices
-            strategy=ddp if world > 1 else "auto",
-        )
+        try:
+            self.fabric = Fabric(
+                accelerator=config.accelerator,
+                devices=config.devices,
+                num_nodes=config.nodes,
+                precision=config.precision,  # type: ignore[arg-type]  # Fabric names its choices
+                strategy=ddp if world > 1 else "auto",
+            )
+        except (RuntimeError, ValueError) as error:  # also Fabric's own, of devices it lacks
+            raise ConfigError(
+                f"accelerator={config.accelerator} devices={config.devices} "
+                f"precision={config.precision}: {str(error).splitlines()[0]}"
+            ) from None
         self.fabric.launch()
         torch.backends.cudnn.benchmark = True  # shapes are the same at every step
         data, rate, quiet = config.data, config.model.sample_rate, self.fabric.local_rank > 0
@@ -88,7 +97,8 @@ class Trainer:
         batch_seconds = self.config.data.batch_size * self.config.data.segment_seconds
         self.monitor = self._monitor(batch_seconds)
         try:
-            self._loop(Pace(batch_seconds))
+            with StopSignals() as self.stop:
+                self._loop(Pace(batch_seconds))
         finally:
             if self.monitor:
                 self.monitor.close()
@@ -103,13 +113,23 @@ class Trainer:
             if step % config.log_every == 0:
                 self._report(step, logged | {"data/silent": silent_share(wav)} | pace.lap())
             last = step == config.steps or self._time_is_over(began)
+            stopped = not last and self._is_stopped()
             with pace.pause():
                 if step % config.validate_every == 0 or last:
                     self.validate()
-                if step % config.save_every == 0 or last:
+                if step % config.save_every == 0 or last or stopped:
                     self.save(last=last)
+            if stopped:
+                raise SystemExit(128 + (self.stop.number or signal.SIGTERM))
             if last:
                 break
+
+    def _is_stopped(self) -> bool:
+        """Whether a signal asked any rank to end; all see it after the same step."""
+        if self.fabric.world_size == 1:
+            return self.stop.number is not None
+        asked = torch.tensor(float(self.stop.number is not None), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(asked, reduce_op="sum"))
 
     def _time_is_over(self, began: float) -> bool:
         """Whether this start has had its minutes, as the first rank's clock has it."""
@@ -163,6 +183,8 @@ class Trainer:
         if not self.fabric.is_global_zero:
             return
         self._save_checkpoint("last")
+        if not self.clips or not (self.folder / "best").exists():
+            self._save_checkpoint("best")  # nothing says that another was better
         if last:
             save_inheritance(self.folder / "last", self.learner.inheritance())
         save_state(self.folder, self.learner.state_dict() | {"best": self.best})
@@ -184,8 +206,15 @@ class Trainer:
         state, warning = found
         if warning:
             self.notes.append(f"warning: {warning}")
-        self.best = state["best"]
-        self.learner.load_state_dict(state)
+        try:
+            self.best = state["best"]
+            self.learner.load_state_dict(state)
+        except (RuntimeError, ValueError, KeyError, TypeError, IndexError) as error:
+            lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+            raise ModelError(
+                f"{self.folder}: holds a run of other settings ({lines[-1]}); give another run=FOLDER, "
+                "the settings it was begun with, or resume=false"
+            ) from None
         return True
 
     def _monitor(self, batch_seconds: float) -> Monitor | None:
@@ -206,6 +235,12 @@ class Trainer:
             monitor.say(note)
         for skipped in self.corpus.skipped[:20]:
             monitor.say(f"skipped {skipped.path}: {skipped.reason}")
+        if not self.clips:
+            monitor.warn(
+                self.learner.step,
+                "no file is held out for validation, so that best/ is the same as last/; give more "
+                "files, or a larger data.validation_share",
+            )
         if warning := too_many_skipped(self.corpus):
             monitor.warn(self.learner.step, warning)
         if self.learner.step:
