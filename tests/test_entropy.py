@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -265,8 +266,8 @@ def test_files_decode_alike_trim_and_say_what_they_saved(
     entropy_codec: Codec, speech: torch.Tensor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nearest = functools.partial(entropy_codec.compress, search_width=1)  # trims to the bit
-    coded = nearest(speech, 16_000)
-    raw = nearest(speech, 16_000, coder="raw")
+    coded = nearest(speech, 16_000, stages=entropy_codec.stages)
+    raw = nearest(speech, 16_000, stages=entropy_codec.stages, coder="raw")
     assert raw[5] == 0
     assert coded[5] == 1
     assert torch.equal(entropy_codec.decompress(coded).wav, entropy_codec.decompress(raw).wav)
@@ -277,7 +278,7 @@ def test_files_decode_alike_trim_and_say_what_they_saved(
     assert torch.equal(span, entropy_codec.decompress(raw, start=7.0, duration=1.0).wav)
     (tmp_path / "a.btn").write_bytes(coded)
     assert main(["info", str(tmp_path / "a.btn")]) == 0
-    assert "saved bits of code:" in capsys.readouterr().out
+    assert re.search(r"saved (bits of code|percent):", capsys.readouterr().out)
 
 
 def test_a_flipped_bit_damages_its_chunk_alone(entropy_codec: Codec, speech: torch.Tensor) -> None:
@@ -344,8 +345,8 @@ def test_an_empty_file_is_a_file(
     sf.write("some.wav", np.zeros(700), 16_000)
     model = ["--model", str(entropy_codec.folder)]
     for command in (
-        ["compress", "empty.wav", "--coder", "range", *model],
-        ["compress", "some.wav", "--coder", "range", *model],
+        ["compress", "empty.wav", "--stages", "4", "--coder", "range", *model],
+        ["compress", "some.wav", "--stages", "4", "--coder", "range", *model],
         ["info", "empty.btn"],
         ["verify", "empty.btn"],
         ["trim", "empty.btn", "trimmed.btn", "--stages", "2"],

@@ -265,13 +265,12 @@ def decompress(
     Raises:
         FormatError: not a `.btn` file, damaged or cut short; also from `blocks`.
         ModelMismatchError: made with another model.
-        ConfigError: `recover` together with a span, or losses for a model that looks ahead.
+        ConfigError: `recover` with a span, or losses for a model that looks ahead.
     """
     began = time.perf_counter()
     if recover and (start > 0 or duration is not None):
         raise ConfigError("a span cannot be recovered alone; recover the whole file")
-    open_reader = Salvage if recover else Reader
-    reader = open_reader(file, name, find_coder=lambda _: checkpoint.entropy)
+    reader = (Salvage if recover else Reader)(file, name, find_coder=lambda _: checkpoint.entropy)
     _check_fits(reader, checkpoint)
     if (recover or loss) and not engine.config.streamable:
         raise ConfigError(f"{engine.config.name} looks ahead; what is lost cannot be concealed")

@@ -102,10 +102,10 @@ def test_a_full_disk_is_one_line_and_no_leftovers(small_disk, tmp_path, tiny_cod
     from bittern.cli import main
 
     write_speech(tmp_path / "a.wav", 60)
-    tiny_codec.compress_file(tmp_path / "a.wav", tmp_path / "a.btn")
+    tiny_codec.compress_file(tmp_path / "a.wav", tmp_path / "a.btn", stages=8)
     (small_disk / "filler").write_bytes(bytes(250_000))
     for argv in (
-        ["compress", tmp_path / "a.wav", small_disk / "a.btn"],
+        ["compress", tmp_path / "a.wav", small_disk / "a.btn", "--stages", "8"],
         ["decompress", tmp_path / "a.btn", small_disk / "a.wav"],
         ["decompress", tmp_path / "a.btn", small_disk / "a.flac"],
         ["trim", tmp_path / "a.btn", small_disk / "b.btn", "--stages", "7"],
@@ -268,7 +268,13 @@ def test_stereo_speech_through_every_command(tmp_path, monkeypatch, capsys):
     left, right = speech[:48_000], speech[48_000:96_000]
     sf.write("a.wav", np.stack([left, right], axis=1), 16_000)
     sf.write("left.wav", left, 16_000)
-    nearest = ["--search-width", "1", "--chunk-seconds", "0.64"]  # trimming is coding with fewer
+    nearest = [
+        "--cbr",
+        "--search-width",
+        "1",
+        "--chunk-seconds",
+        "0.64",
+    ]  # trimming is coding with fewer
     for argv in (
         ["compress", "a.wav", "a.btn", "--bitrate", "32", *nearest],
         ["compress", "a.wav", "b.btn", "--bitrate", "6", *nearest],

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
 import numpy as np
 import soundfile as sf
@@ -168,7 +168,7 @@ def _chained_blocks(file: BinaryIO, sound: sf.SoundFile, name: str) -> Iterator[
     yield from _file_blocks(sound, name)
     for number, (offset, size) in enumerate(links[1:], 2):
         try:
-            link = _sound_file(FileRange(file, offset, size))
+            link = _sound_file(cast(BinaryIO, FileRange(file, offset, size)))
         except _NotKnown as error:
             raise AudioError(f"{name}: part {number} of {len(links)}: damaged ({error})") from None
         with link:
@@ -211,7 +211,7 @@ def pipe_stream(file: BinaryIO, name: str) -> Generator[AudioStream, None, None]
     with tempfile.NamedTemporaryFile(buffering=0) as spool:
         while data := head.read(1 << 20):
             spool.write(data)
-        yield from _opened(spool, Path(name), Path(spool.name))
+        yield from _opened(cast(BinaryIO, spool), Path(name), Path(spool.name))
 
 
 class _Begun:

@@ -8,7 +8,7 @@ standard error by nothing at all, the others by what cannot be read or written, 
 import io
 import os
 import sys
-from typing import TextIO
+from typing import TextIO, cast
 
 
 def mend_standard_streams() -> None:
@@ -33,4 +33,7 @@ def mend_standard_streams() -> None:
 
 def _text(number: int, mode: str) -> TextIO:
     buffering = -1 if mode == "r" or not os.isatty(number) else 1
-    return open(number, mode, buffering, encoding="utf-8", errors="backslashreplace", closefd=False)
+    file = open(  # noqa: SIM115  # it stays open
+        number, mode, buffering, encoding="utf-8", errors="backslashreplace", closefd=False
+    )
+    return cast(TextIO, file)

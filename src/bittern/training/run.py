@@ -41,6 +41,7 @@ def compose(overrides: list[str]) -> TrainConfig:
 
 def _run(cfg: DictConfig) -> None:
     """One run of what Hydra composed, of which there may be several with --multirun."""
+    config = None
     try:
         config = resolve(cfg)
         trainer = Trainer(config)
@@ -50,7 +51,7 @@ def _run(cfg: DictConfig) -> None:
     except CodecError as error:
         _fail(error)
     except OSError as error:  # a disk that is full or gone
-        where = error.filename or config.run
+        where = error.filename or (config.run if config else "the run's folder")
         _fail(CodecError(f"{where}: the run cannot go on ({error.strerror or error})"))
 
 
