@@ -82,6 +82,7 @@ def _opened(file: BinaryIO, name: Path, path: Path | None) -> Iterator[AudioStre
 
     Each kind goes to who reads it: samples to ourselves, so that files and pipes are read by one rule.
     """
+    file.seek(0)
     head = file.read(16)
     file.seek(0)
     if head[:4] in WAV_HEADS and (stream := _plain_wav(file, str(name))):
