@@ -174,12 +174,13 @@ def test_a_payload_that_makes_no_sense_is_told_with_its_file(
             writer.copy(chunk)
         writer.finish(reader.header.samples, reader.header.source_samples)
     options = ["--stages", "2"] if command == "trim" else []
-    argv = [command, str(tmp_path / "bad.btn"), str(tmp_path / "out.wav"), *options]
+    out = tmp_path / ("out.btn" if command == "trim" else "out.wav")
+    argv = [command, str(tmp_path / "bad.btn"), str(out), *options]
     assert bittern.cli.main(argv) != 0
     error = capsys.readouterr().err
     assert "bad.btn: chunk 2 " in error
     assert "longer than its payload" in error
-    assert not (tmp_path / "out.wav").exists()
+    assert not out.exists()
 
 
 def test_range_coded_files_are_trimmed_cut_and_joined(

@@ -26,7 +26,7 @@ def watch(values, counts=EVEN, health=None, logs=5):
 
 
 def test_a_healthy_run_is_left_alone(settings):
-    config = settings("steps=30", "data.validation_share=0", "optimizer.warmup_steps=10")
+    config = settings("steps=30", "optimizer.warmup_steps=10")
     Trainer(config).fit()
     assert warnings_of(config) == ""
 
@@ -78,7 +78,7 @@ def test_files_with_nan_are_named_and_left_out(settings, speech_folder, tmp_path
         soundfile.write(root / f"{index}.wav", broken, rate, subtype="FLOAT")
     config = settings(f"data.root={root}", "data.validation_share=0", "steps=2")
     Trainer(config).fit()
-    assert "1 of 10 files are of no use, most for this reason: holds NaN" in warnings_of(config)
+    assert "1 of 10 files are of no use, most for this reason: unreadable" in warnings_of(config)
 
 
 def test_an_update_without_finite_gradients_is_left_out_and_counted(settings):

@@ -37,7 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             code = _run(argv)
-        sys.stdout.flush()
+        try:
+            sys.stdout.flush()
+        except OSError:
+            if not code:
+                raise
+            _drop_output()  # an error was told; this would be a second line for it
         return code
     except BrokenPipeError:  # whoever read our output has enough
         _drop_output()

@@ -170,9 +170,9 @@ def refuse_unsafe(source: str, target: str, *, force: bool) -> None:
 def refuse_recording(target: str) -> None:
     """Refuse to write `.btn` data over what is a recording, by its name or by what it holds."""
     if target != PIPE and may_hold_audio(Path(target)):
+        what = "an audio file's name" if is_audio_name(Path(target)) else "audio"
         raise ConfigError(
-            f"{target}: is an audio file's name, and would get .btn data; for many inputs give "
-            "--output-dir DIR"
+            f"{target}: is {what}, and would get .btn data; for many inputs give --output-dir DIR"
         )
 
 
