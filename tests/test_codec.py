@@ -316,7 +316,7 @@ def test_500_damaged_files_are_errors_or_exact_and_leave_nothing(tiny_codec, tmp
     assert errors > 400
 
 
-def test_memory_is_the_same_for_a_file_five_times_as_long(tiny_codec, tmp_path):
+def test_memory_is_the_same_for_a_file_ten_times_as_long(tiny_codec, tmp_path):
     """From some chunks on, which lie in the blocks that are read in all ways there are."""
     peaks = []
     for repeats in (3, 30):
