@@ -26,8 +26,6 @@ from bittern.format import container as bitstream
 from bittern.format.container import CHUNK_OVERHEAD_BYTES, HEADER_BYTES
 from bittern.weights import save
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "speech.flac"
-
 LENGTHS = [0, 1, 319, 320, 321, 5_000]
 
 
@@ -244,7 +242,7 @@ def test_fewer_stages_can_be_decompressed(tiny_codec):
     assert not torch.equal(tiny_codec.decompress(full).wav, tiny_codec.decompress(fewer).wav)
 
 
-def test_the_bitrate_is_the_most_that_fits(tiny_codec):
+def test_a_constant_bitrate_is_the_most_that_fits(tiny_codec):
     wav = make_sound(160_000)
     data = tiny_codec.compress(wav, 16_000, bitrate_kbps=1.3, cbr=True)
     assert data == tiny_codec.compress(wav, 16_000, stages=4)
@@ -319,6 +317,7 @@ def test_500_damaged_files_are_errors_or_exact_and_leave_nothing(tiny_codec, tmp
 
 
 def test_memory_is_the_same_for_a_file_ten_times_as_long(tiny_codec, tmp_path):
+    """From some chunks on, which lie in the blocks that are read in all ways there are."""
     peaks = []
     for repeats in (3, 30):
         sound = np.tile(make_sound(16_000 * 13), repeats)
@@ -344,29 +343,3 @@ def test_a_wider_search_comes_nearer_to_the_latent(codec):
     assert errors[1] < errors[0]
     with pytest.raises(ValueError, match="give 1 to 512"):
         codec.encode(wav, search_width=0)
-
-
-@pytest.mark.parametrize("kbps", [1.5, 3.0, 6.0, pytest.param(9.0, marks=pytest.mark.slow)])
-def test_a_file_has_the_bitrate_that_was_asked_for(kbps):
-    """All its bytes counted, within 2 % for speech of 20 s; the audio comes back as long as it was."""
-    codec = bittern.load("speech-16khz", device="cpu")
-    speech = torch.from_numpy(sf.read(EXAMPLE, dtype="float32")[0])[None].repeat(1, 2)
-    data = codec.compress(speech, 16_000, bitrate_kbps=kbps)
-    seconds = speech.shape[1] / 16_000
-    assert len(data) * 8 / 1000 / seconds == pytest.approx(kbps, rel=0.02)
-    assert codec.decompress(data).wav.shape == speech.shape
-
-
-def test_a_higher_quality_takes_more_stages_and_bytes():
-    codec = bittern.load("speech-16khz", device="cpu")
-    speech = torch.from_numpy(sf.read(EXAMPLE, dtype="float32")[0])[None, : 4 * 16_000]
-    sizes, means = [], []
-    for quality in (4, 8, 16):
-        codes = codec.encode(speech[None], quality=quality)
-        means.append(float((codes >= 0).float().sum(dim=1).mean()))
-        sizes.append(len(codec.compress(speech, 16_000, quality=quality)))
-        assert int(codes.min()) == -1
-        assert codec.decode(codes, length=speech.shape[1]).shape == speech[None].shape
-    assert sizes == sorted(sizes)
-    assert means == sorted(means)
-    assert len(codec.compress(speech, 16_000)) == len(codec.compress(speech, 16_000, quality=12))

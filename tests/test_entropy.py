@@ -3,7 +3,6 @@
 import functools
 import io
 import os
-import re
 import zlib
 from pathlib import Path
 
@@ -278,7 +277,7 @@ def test_files_decode_alike_trim_and_say_what_they_saved(
     assert torch.equal(span, entropy_codec.decompress(raw, start=7.0, duration=1.0).wav)
     (tmp_path / "a.btn").write_bytes(coded)
     assert main(["info", str(tmp_path / "a.btn")]) == 0
-    assert re.search(r"saved (bits of code|percent):", capsys.readouterr().out)
+    assert "saved percent:" in capsys.readouterr().out
 
 
 def test_a_flipped_bit_damages_its_chunk_alone(entropy_codec: Codec, speech: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 PROGRAM = '''
 import io, sys
+from dataclasses import replace
 sys.modules["torch"] = None  # an import of it now fails
 
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from bittern import pipeline
 from bittern.audio.streams import array_stream, gather
 from bittern.checkpoint import Checkpoint
+from bittern.model.allocation import Searched
 from bittern.config import (
     CodecConfig, CodingOptions, LinearPath, NetworkConfig, NetworkInput, QuantizerConfig
 )
@@ -32,10 +34,13 @@ config = CodecConfig(
 class Means:
     """Codes each frame by its mean in 256 steps, and repeats that; what is lost is 0.5."""
 
-    config, decoder_field = config, 0
+    config, decoder_field, gains = config, 0, np.ones(1)
 
     def encoder(self, streams, stages, search_width):
         return Means.Encoder(streams)
+
+    def searcher(self, streams, stages, search_width):
+        return Means.Searcher(streams)
 
     def decoder(self, streams):
         return Means.Decoder(streams)
@@ -53,6 +58,11 @@ class Means:
 
         def flush(self):
             return self.push(np.zeros((len(self.rest), 1, -self.rest.shape[-1] % HOP), np.float32))
+
+    class Searcher(Encoder):
+        def push(self, samples):
+            codes = Means.Encoder.push(self, samples)
+            return Searched(codes, np.ones(codes.shape), np.zeros(codes[:, 0].shape))
 
     class Decoder:
         def __init__(self, streams):
@@ -88,6 +98,12 @@ assert got.shape == wav.shape
 assert np.abs(got - expected).max() <= 0.5 / 127.5 + 1e-6
 part = decode(file.getvalue(), start=300 / 16_000, duration=500 / 16_000)
 assert np.array_equal(part, got[:, 300:800])
+assert file.getvalue()[4] == 2
+constant = io.BytesIO()
+same = replace(options, stages=1)
+pipeline.compress(Means(), checkpoint, array_stream(wav, 16_000), constant, same)
+assert constant.getvalue()[4] == 1
+assert np.array_equal(decode(constant.getvalue()), got)
 mono = io.BytesIO()
 pipeline.compress(Means(), checkpoint, array_stream(wav[:1], 16_000), mono, options)
 damaged = bytearray(mono.getvalue())

@@ -179,3 +179,19 @@ def test_codewords_changed_in_place_are_searched_as_they_are_now(quantizer):
     fresh = ResidualQuantizer(QuantizerConfig(stages=STAGES, codebook_size=ENTRIES), DIM)
     fresh.codewords.copy_(quantizer.codewords)
     assert torch.equal(quantizer.encode(latents()), fresh.encode(latents()))
+
+
+def test_errors_are_what_the_first_stages_leave_over(quantizer):
+    latent = latents()
+    codes = quantizer.encode(latent)
+    errors = quantizer.errors(latent, codes, [1, 2, 5, STAGES])
+    assert errors.shape == (3, 4, 7)
+    for place, count in enumerate([1, 2, 5, STAGES]):
+        left = latent.double() - quantizer.decode(codes[:, :count]).double()
+        expected = left.square().sum(dim=1).float()
+        torch.testing.assert_close(errors[:, place], expected, rtol=1e-5, atol=0)
+
+
+def test_gains_are_the_energies_of_codewords(quantizer):
+    expected = [np.mean([np.sum(word**2) for word in book]) for book in quantizer.codewords.numpy()]
+    np.testing.assert_allclose(quantizer.gains.numpy(), expected, rtol=1e-5)

@@ -280,8 +280,7 @@ def decompress(
     entry, chunk = _entry(engine, header, first)
     if isinstance(reader, Reader):
         reader.skip(chunk)
-    tally = rate.Tally()
-    pieces = _read_pieces(reader, stages, tally)
+    pieces = _read_pieces(reader, stages, tally := rate.Tally())
     if loss:
         pieces = _lose(pieces, loss, silent)
     waves = _decode(engine, pieces, reader, chunk)

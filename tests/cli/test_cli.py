@@ -85,13 +85,15 @@ def names(folder: Path) -> set[str]:
 
 
 def test_help_and_byte_level_commands_do_not_import_torch(here, tiny_codec):
-    data = tiny_codec.compress(make_sound(5_000), 16_000, stages=8)
-    (here / "a.btn").write_bytes(data)
+    sound = make_sound(5_000)
+    (here / "a.btn").write_bytes(tiny_codec.compress(sound, 16_000, stages=8))
+    (here / "varied.btn").write_bytes(tiny_codec.compress(sound, 16_000, quality=6))
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from bittern.cli import main\n"
         "for argv in (['--help'], ['--version'], ['compress', '--help'], ['info', 'a.btn'],\n"
         "             ['verify', 'a.btn'], ['trim', 'a.btn', 'b.btn', '--stages', '2'],\n"
+        "             ['info', 'varied.btn'], ['trim', 'varied.btn', 'e.btn', '--bitrate', '1'],\n"
         "             ['cut', 'a.btn', 'c.btn'], ['cat', 'a.btn', 'a.btn', '-o', 'd.btn']):\n"
         "    try:\n"
         "        assert main(argv) == 0\n"
@@ -181,12 +183,7 @@ def test_the_receipt_counts_bytes(here, run, model):
 def test_bitrate_and_stages_choose_the_size(here, run, model):
     write_wav(here / "a.wav", 16_000)
     sizes = []
-    for option in (
-        ["--bitrate", "0.9", "--cbr"],
-        ["--stages", "3"],
-        ["--stages", "6"],
-        ["--stages", "8"],
-    ):
+    for option in (["--bitrate", "0.9", "--cbr"], *(["--stages", k] for k in "368")):
         run("compress", "a.wav", "-f", *option, *model)
         sizes.append((here / "a.btn").stat().st_size)
     assert sizes[0] == sizes[1] < sizes[2] < sizes[3]
@@ -385,8 +382,21 @@ def test_outputs_that_would_hurt_are_refused(here, run, model):
         ),
         (["a.wav", "x.btn", "--stages", "9"], "got 9 stages; tiny-test has 1 to 8"),
         (
+            ["a.wav", "x.btn", "--bitrate", "64", "--cbr"],
+            "bitrate 64 kbit/s is out of reach of tiny-test; give 0.3 to 2.4",
+        ),
+        (  # with what stands around a chunk of 6 s
             ["a.wav", "x.btn", "--bitrate", "64"],
             "bitrate 64 kbit/s is out of reach of tiny-test; give 0.33 to 2.42",
+        ),
+        (
+            ["a.wav", "x.btn", "--quality", "9"],
+            "quality is 9; tiny-test has 1 to 8, which is the number of stages that frames of "
+            "speech have on average",
+        ),
+        (
+            ["a.wav", "x.btn", "--cbr"],
+            "cbr holds a bitrate or a number of stages constant; give either",
         ),
     ]:
         assert run("compress", *argv, *model) == (USAGE, "", f"bittern: {message}\n")

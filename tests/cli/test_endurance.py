@@ -276,11 +276,11 @@ def test_stereo_speech_through_every_command(tmp_path, monkeypatch, capsys):
         "0.64",
     ]  # trimming is coding with fewer
     for argv in (
-        ["compress", "a.wav", "a.btn", "--bitrate", "32", *nearest],
-        ["compress", "a.wav", "b.btn", "--bitrate", "6", *nearest],
+        ["compress", "a.wav", "a.btn", "--bitrate", "32", "--cbr", *nearest],
+        ["compress", "a.wav", "b.btn", "--bitrate", "6", "--cbr", *nearest],
         ["trim", "a.btn", "c.btn", "--bitrate", "6"],
         ["verify", "c.btn"],
-        ["compress", "left.wav", "left.btn", "--bitrate", "3", *nearest],
+        ["compress", "left.wav", "left.btn", "--bitrate", "3", "--cbr", *nearest],
         ["decompress", "c.btn", "c.wav"],
         ["decompress", "left.btn", "left2.wav"],
         ["decompress", "c.btn", "part.wav", "--start", "1", "--duration", "0.5"],

@@ -193,8 +193,12 @@ def _trim_share(
     with tempfile.TemporaryFile() as copy:
         copy.write(reader.header.to_bytes())
         shutil.copyfileobj(file, copy)
-        seconds = _measure(copy, reader.name)
-        size = copy.tell()
+        copy.seek(0)
+        first = bitstream.Reader(copy, reader.name)
+        for _ in first:
+            pass
+        size, header = first.bytes_read, first.header
+        seconds = max((header.source_samples or 0) / header.source_rate, 1e-9)
         kbps = 8 * size / 1000 / seconds
         if args.bitrate_kbps > kbps:
             raise ConfigError(f"{reader.name}: has {kbps:.2f} kbit/s; give less to trim to")
@@ -203,16 +207,6 @@ def _trim_share(
         writer = editing.trim_to_share(again, out, args.bitrate_kbps / kbps, live=live)
     trimmed = 8 * writer.bytes_written / 1000 / seconds
     return f"{kbps:.2f} -> {trimmed:.2f} kbit/s, {size} -> {writer.bytes_written} bytes"
-
-
-def _measure(file: BinaryIO, name: str) -> float:
-    """Seconds of a file, which is read to its end."""
-    file.seek(0)
-    reader = bitstream.Reader(file, name)
-    for _ in reader:
-        pass
-    header = reader.header
-    return max((header.source_samples or 0) / header.source_rate, 1e-9)
 
 
 def add_cut(commands: Commands) -> None:

@@ -134,7 +134,7 @@ class ModelFamily:
         what = f"bittern {self.fingerprint} search {self.search_width}"
         lost = f" loss {self.loss.rate} {self.loss.mean_burst}" if self.loss else ""
         settings = [(_stages_label(count), str(count)) for count in self.stages] or [
-            (f"{rate:.1f} kbit/s", f"{rate} kbit/s") for rate in self.bitrates
+            (f"{rate:.1f} kbit/s", f"average {rate} kbit/s") for rate in self.bitrates
         ]
         return tuple(System(self.name, label, f"{what} {key}{lost}") for label, key in settings)
 
@@ -214,7 +214,7 @@ def model_family(
     if loaded.entropy is not None:  # it changes how many bytes are counted
         fingerprint += f"+{loaded.entropy.fingerprint.hex()}"
     for rate in bitrates:
-        config.stages_for(rate)
+        config.check_bitrate(rate)
     most = config.quantizer.stages
     wanted = () if bitrates else stages or (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
     kept = sorted({min(count, most) for count in wanted if count >= 1})

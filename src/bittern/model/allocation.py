@@ -24,7 +24,6 @@ LEVEL_DECAY = 0.5  # dB a frame that it sinks by in a stream
 CHANGE = 0.5  # stages that a change of their number is taken to cost
 
 _TYPICAL_WEIGHT = 0.44  # of the frames that decide, see `tradeoff_for`
-_HEADROOM = 1.5  # times the average, beyond which next to no frame goes
 _DB = 20 / np.log(10)  # dB to a neper
 _SPAN = (-16.0, 12.0)  # of the logarithm of a trade-off to base 2, in units of the errors
 _LENIENCE = 250  # frames' worth of bits too many at which a stream's trade-off has doubled
@@ -77,10 +76,10 @@ def tradeoff_for(quality: float, gains: Floats) -> float:
     return float(_TYPICAL_WEIGHT * gain / (2 * quality))
 
 
-def highest_rung(quality: float, stages: int) -> int:
-    """The most stages that any frame can use at a quality; to search for more takes time for nothing."""
+def highest_rung(most: float, stages: int) -> int:
+    """The rung of the ladder at or above `most`, or the last."""
     rungs = ladder(stages)
-    return int(rungs[min(np.searchsorted(rungs, _HEADROOM * quality - 1e-9), len(rungs) - 1)])
+    return int(rungs[min(np.searchsorted(rungs, most - 1e-9), len(rungs) - 1)])
 
 
 def frame_weights(levels: Floats) -> Floats:

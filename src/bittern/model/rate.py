@@ -33,6 +33,10 @@ from bittern.model.allocation import (
 WHOLE_FRAMES = 60_000  # frames of all streams, 20 minutes of one, up to which a file is known whole
 LIVE_SECONDS = 10  # of bits that a stream of unknown length saves up in silence, at most
 _FRAME_BITS, _CODED_SHARE = 3, 0.92  # beside the codes of a frame, and of codes once they are coded
+# what frames have at most, as a multiple of the average: to search for more takes time for nothing
+_HEADROOM = 1.5  # at a quality, beyond which speech does not go
+_HEADROOM_BITRATE = 2.0  # for a bitrate, which has to be met in spite of pauses
+_HEADROOM_STREAMS = 3.0  # and in spite of other streams that are silent
 _NEAR_ENOUGH = 0.008  # of the budget, by which the last chunk may miss it
 _TRIES = 2  # more, at the last chunk
 
@@ -82,6 +86,8 @@ def keep(codes: NDArray[np.integer], counts: Counts) -> Codes:
 
 def choose_whole(searched: Searched, tradeoff: float) -> Codes:
     """The codes of frames that are all known, at one trade-off."""
+    if searched.levels.shape[1] == 0:
+        return searched.codes.astype(np.int64)
     return keep(searched.codes, _choose(searched, frame_weights(searched.levels), tradeoff))
 
 
@@ -95,11 +101,13 @@ def most_stages(
     """
     if options.constant:
         return options.count_stages(config, streams)
-    quality = options.mean_stages(config)
-    if options.bitrate_kbps is not None:
+    if options.bitrate_kbps is None:
+        most = _HEADROOM * options.mean_stages(config)
+    else:
         config.check_bitrate(options.bitrate_kbps, streams, overhead_kbps)
-        quality = _likely_quality(config, options.bitrate_kbps / streams)
-    return highest_rung(quality, config.quantizer.stages)
+        headroom = _HEADROOM_BITRATE if streams == 1 else _HEADROOM_STREAMS
+        most = headroom * _likely_quality(config, options.bitrate_kbps / streams)
+    return highest_rung(most, config.quantizer.stages)
 
 
 def _likely_quality(config: CodecConfig, bitrate_kbps: float) -> float:
