@@ -81,7 +81,7 @@ class Means:
 checkpoint = Checkpoint(config=config, fingerprint=b"12345678", folder=Path("nowhere"))
 wav = np.random.default_rng(0).uniform(-1, 1, (2, 1001)).astype(np.float32)
 file = io.BytesIO()
-options = CodingOptions(stages=config.quantizer.stages, chunk_seconds=64 * HOP / config.sample_rate)
+options = CodingOptions(chunk_seconds=64 * HOP / config.sample_rate)
 receipt = pipeline.compress(Means(), checkpoint, array_stream(wav, 16_000), file, options)
 assert receipt.file_bytes == len(file.getvalue())
 
