@@ -42,6 +42,8 @@ def shell(tmp_path, tiny_checkpoint):
         "$B cat a.btn a.btn -o - 2>&- > t.btn",
         "$B compress --stages 8 a.wav - $M 2>&- > t.btn",
         "$B compress --stages 8 a.wav t.btn $M 2>&- <&- >&-",
+        "$B compress --stages 8 a.wav t.btn $M 2< /dev/null",
+        "$B trim a.btn t.btn --stages 2 2> /dev/full",
     ],
 )
 def test_without_standard_error_data_stays_data(shell, line):

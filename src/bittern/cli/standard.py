@@ -8,7 +8,7 @@ standard error by nothing at all, the others by what cannot be read or written, 
 import io
 import os
 import sys
-from typing import TextIO, cast
+from typing import Any
 
 
 def mend_standard_streams() -> None:
@@ -25,15 +25,28 @@ def mend_standard_streams() -> None:
         sys.stdin = _text(0, "r")
     if sys.stdout is None:
         sys.stdout = _text(1, "w")
-    if sys.stderr is None:
-        sys.stderr = _text(2, "w")
+    if sys.stderr is None or sys.stderr is sys.__stderr__:
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(_Lenient(2, "w", closefd=False)),
+            encoding=getattr(sys.stderr, "encoding", "utf-8"),
+            errors="backslashreplace",
+            line_buffering=True,
+        )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _text(number: int, mode: str) -> TextIO:
-    buffering = -1 if mode == "r" or not os.isatty(number) else 1
-    file = open(  # noqa: SIM115  # it stays open
-        number, mode, buffering, encoding="utf-8", errors="backslashreplace", closefd=False
-    )
-    return cast(TextIO, file)
+class _Lenient(io.FileIO):
+    """Talk that cannot be written, as the terminal or the disk is gone, is no reason to fail."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _text(number: int, mode: str) -> io.TextIOWrapper:
+    raw = io.FileIO(number, mode, closefd=False)
+    buffered = io.BufferedReader(raw) if mode == "r" else io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffered, encoding="utf-8", errors="backslashreplace")
