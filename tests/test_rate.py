@@ -17,6 +17,7 @@ from bittern.codec import Codec
 from bittern.errors import ConfigError
 from bittern.format import container
 from bittern.format.container import Reader
+from bittern.model import rate
 from bittern.pipeline import Receipt
 
 SPEECH = Path(__file__).parents[1] / "examples" / "speech.flac"
@@ -197,11 +198,16 @@ def test_channels_share_a_trade_off_and_a_bitrate(codec):
     assert codec.decompress(data).wav.shape == (2, 192_000)
 
 
+def test_what_stands_around_a_chunk_is_what_the_container_says():
+    assert rate.CHUNK_BITS == 8 * container.CHUNK_OVERHEAD_BYTES
+
+
 def test_what_cannot_be_is_one_line(codec):
     wav = speech(1)
     for options, message in (
         ({"bitrate_kbps": 20}, "20 kbit/s is out of reach of speech-16khz; give 0.53 to 16.02"),
         ({"bitrate_kbps": 6, "chunk_seconds": 0.02}, "give 6.9 to 22.4"),
+        ({"bitrate_kbps": 6, "chunk_seconds": 0.001}, "give 6.9 to 22.4"),  # that is a frame, too
         ({"quality": 33}, "quality is 33; speech-16khz has 1 to 32"),
         ({"cbr": True}, "cbr holds a bitrate or a number of stages constant; give either"),
         ({"cbr": True, "quality": 3}, "cbr holds a bitrate"),

@@ -339,8 +339,7 @@ def _header(
     """Of a file with `known` samples for each channel, None where only the end will tell."""
     config = checkpoint.config
     streams = count_streams(source, config.channels, mono=options.mono)
-    overhead = container.CHUNK_OVERHEAD_BYTES * 8 / 1000 / options.chunk_seconds
-    stages = rate.most_stages(config, streams, options, overhead)
+    stages = rate.most_stages(config, streams, options)
     bits = config.quantizer.bits_per_code
     samples = None
     if known is not None:

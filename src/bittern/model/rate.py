@@ -32,6 +32,7 @@ from bittern.model.allocation import (
 
 WHOLE_FRAMES = 60_000  # frames of all streams, 20 minutes of one, up to which a file is known whole
 LIVE_SECONDS = 10  # of bits that a stream of unknown length saves up in silence, at most
+CHUNK_BITS = 8 * 16  # that stand around the codes of a chunk
 _FRAME_BITS, _CODED_SHARE = 3, 0.92  # beside the codes of a frame, and of codes once they are coded
 # what frames have at most, as a multiple of the average: to search for more takes time for nothing
 _HEADROOM = 1.5  # at a quality, beyond which speech does not go
@@ -91,10 +92,8 @@ def choose_whole(searched: Searched, tradeoff: float) -> Codes:
     return keep(searched.codes, _choose(searched, frame_weights(searched.levels), tradeoff))
 
 
-def most_stages(
-    config: CodecConfig, streams: int, options: CodingOptions, overhead_kbps: float = 0.0
-) -> int:
-    """The most stages that any frame is to be searched for; overhead is what stands around codes.
+def most_stages(config: CodecConfig, streams: int, options: CodingOptions) -> int:
+    """The most stages that any frame is to be searched for.
 
     Raises:
         ConfigError: stages, bitrate or quality are out of reach.
@@ -104,15 +103,21 @@ def most_stages(
     if options.bitrate_kbps is None:
         most = _HEADROOM * options.mean_stages(config)
     else:
-        config.check_bitrate(options.bitrate_kbps, streams, overhead_kbps)
+        config.check_bitrate(options.bitrate_kbps, streams, _overhead_kbps(config, options))
         headroom = _HEADROOM_BITRATE if streams == 1 else _HEADROOM_STREAMS
-        most = headroom * _likely_quality(config, options.bitrate_kbps / streams)
+        most = headroom * _likely_quality(config, streams, options)
     return highest_rung(most, config.quantizer.stages)
 
 
-def _likely_quality(config: CodecConfig, bitrate_kbps: float) -> float:
-    """About how many stages frames of a stream have on average, at a bitrate."""
-    bits = bitrate_kbps * 1000 / config.frame_rate - _FRAME_BITS
+def _overhead_kbps(config: CodecConfig, options: CodingOptions) -> float:
+    """What stands around the codes of chunks."""
+    return CHUNK_BITS / 1000 / max(options.chunk_seconds, 1 / config.frame_rate)
+
+
+def _likely_quality(config: CodecConfig, streams: int, options: CodingOptions) -> float:
+    """About how many stages frames have on average, at a bitrate."""
+    kbps = (options.bitrate_kbps or 0.0) - _overhead_kbps(config, options)
+    bits = kbps * 1000 / config.frame_rate / streams - _FRAME_BITS
     stages = bits / (_CODED_SHARE * config.quantizer.bits_per_code)
     return min(max(stages, 1.0), config.quantizer.stages)
 
@@ -129,7 +134,7 @@ def allot(
     """Chunks with the stages that a quality or a bitrate asks for; `budget` in bits of all, if known."""
     if options.bitrate_kbps is None:
         return _at_quality(chunks, tradeoff_for(options.mean_stages(config), gains), pack)
-    quality = _likely_quality(config, options.bitrate_kbps / streams)
+    quality = _likely_quality(config, streams, options)
     target = options.bitrate_kbps * 1000 / config.frame_rate / streams  # bits a frame
     if budget is not None and budget <= target * WHOLE_FRAMES:
         return _meet_bitrate(chunks, budget, target / quality, pack)
