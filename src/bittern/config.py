@@ -17,6 +17,7 @@ from bittern.errors import ConfigError
 
 DEFAULT_MODEL = "speech-16khz"  # of those that come with Bittern
 SEARCH_WIDTH, WIDEST_SEARCH = 4, 512  # candidates of the encoder's search, see `search.py`
+LOUDEST = 16.0  # of samples that full scale may be 1 for: 24 dB above it
 DEFAULT_QUALITY = 12.0  # of `compress`: about 6 kbit/s of speech with the shipped codec
 
 
@@ -398,6 +399,43 @@ def build(kind: Any, data: Any, where: str) -> Any:
     return data
 
 
+def whole_number(value: Any, name: str) -> int:
+    """A whole number of any type that has one: int, numpy's and torch's, floats such as 44100.0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = real_number(value, name)
+    if not number.is_integer():
+        raise ValueError(f"{name} is {value!r}; expected a whole number")
+    return int(number)
+
+
+def real_number(value: Any, name: str, least: float = -math.inf) -> float:
+    """A number of any type that has one, and is finite.
+
+    Raises:
+        ValueError: it is none, or below `least`.
+    """
+    try:
+        number = math.nan if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= least):
+        from_on = "" if least == -math.inf else f" from {least:g} on"
+        raise ValueError(f"{name} is {value!r}; expected a number{from_on}")
+    return number
+
+
+_NUMBERS = {
+    "stages": whole_number,
+    "bitrate_kbps": real_number,
+    "quality": real_number,
+    "search_width": whole_number,
+    "chunk_seconds": real_number,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class CodingOptions:
     """How audio is to be coded: the options of `compress` in Python and on the command line.
@@ -405,7 +443,7 @@ class CodingOptions:
     One of stages, bitrate and quality says how many stages frames get; without, it is quality 12.
 
     Raises:
-        ValueError: more than one of them.
+        ValueError: more than one of them, or what is no number.
         ConfigError: there is no such coder, or `cbr` has nothing to hold constant.
     """
 
@@ -421,6 +459,9 @@ class CodingOptions:
     chunk_seconds: float = 6.0  # audio to a chunk, down to one frame
 
     def __post_init__(self) -> None:
+        for name, as_number in _NUMBERS.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, as_number(getattr(self, name), name))
         asked = ("stages", "bitrate_kbps", "quality")
         given = [name for name in asked if getattr(self, name) is not None]
         if len(given) > 1:

@@ -20,7 +20,7 @@ from bittern.audio import streams as audio
 from bittern.audio.streams import AudioStream, Resampler
 from bittern.audio.wav import Block
 from bittern.checkpoint import Checkpoint, find_maker
-from bittern.config import CodecConfig, CodingOptions
+from bittern.config import CodecConfig, CodingOptions, real_number, whole_number
 from bittern.errors import AudioError, ConfigError, FormatError, ModelMismatchError
 from bittern.format import container
 from bittern.format.container import Reader
@@ -265,6 +265,7 @@ def decompress(
     Raises:
         FormatError: not a `.btn` file, damaged or cut short; also from `blocks`.
         ModelMismatchError: made with another model.
+        ValueError: start or duration below 0.
         ConfigError: `recover` with a span, or losses for a model that looks ahead.
     """
     began = time.perf_counter()
@@ -275,8 +276,11 @@ def decompress(
     if (recover or loss) and not engine.config.streamable:
         raise ConfigError(f"{engine.config.name} looks ahead; what is lost cannot be concealed")
     header = reader.header
-    first = round(start * header.source_rate)
-    count = None if duration is None else round(duration * header.source_rate)
+    first = round(real_number(start, "start", 0) * header.source_rate)
+    count = None
+    if duration is not None:
+        count = round(real_number(duration, "duration", 0) * header.source_rate)
+    stages = None if stages is None else whole_number(stages, "stages")
     entry, chunk = _entry(engine, header, first)
     if isinstance(reader, Reader):
         reader.skip(chunk)

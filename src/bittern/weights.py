@@ -1,6 +1,7 @@
 """Networks from the weights of a checkpoint folder and back; folders themselves are `checkpoint.py`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -24,9 +25,10 @@ def build(found: Checkpoint, device: str | torch.device = "cpu") -> CodecModel:
     Raises:
         ModelError: the weights are missing, damaged, or do not fit the config.
     """
-    model = CodecModel(found.config)
-    fold_weight_norm(model)
-    _fill(model, _read_state(found.folder), found.folder)
+    with _usual_defaults():
+        model = CodecModel(found.config)
+        fold_weight_norm(model)
+        _fill(model, _read_state(found.folder), found.folder)
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -96,6 +98,18 @@ def fold_weight_norm(model: torch.nn.Module) -> None:
     for module in list(model.modules()):
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+
+
+@contextmanager
+def _usual_defaults() -> Iterator[None]:
+    """Float32 on the CPU, fit for training, whatever a script has set for other models."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _normed(model: torch.nn.Module) -> dict[str, torch.nn.Module]:

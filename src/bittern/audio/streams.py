@@ -25,6 +25,7 @@ from bittern.audio.names import WAV_HEADS, is_audio_head, needs_ffmpeg
 from bittern.audio.ogg import find_links
 from bittern.audio.ranges import FileRange
 from bittern.audio.wav import Block, Readable
+from bittern.config import LOUDEST
 from bittern.errors import AudioError, AudioWarning, UnreachableError
 
 _WRITABLE = {".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}  # and .wav, by ourselves
@@ -32,7 +33,6 @@ _READ_SAMPLES = 16384
 _EXACT = ("WAV", "WAVEX", "FLAC", "AIFF")  # of which libsndfile knows the length
 _UNKNOWN = 1 << 62  # samples and more: libsndfile's way to say that it does not know
 _OGG_RATE = 200_000  # Hz, above which libvorbis crashes
-_LOUDEST = 16.0  # of samples that full scale may be 1 for: 24 dB above it
 _PARTLY = (b"OggS", b"caff", b"RIFF", b"FORM", b"ID3")  # of which libsndfile reads some kinds alone
 
 
@@ -308,7 +308,7 @@ def _checked_blocks(stream: AudioStream) -> Iterator[Block]:
                 f"of channel {channel + 1} is {block[row, channel]}, not a number to code"
             )
         peak = float(np.abs(block).max(initial=0.0))
-        if peak > _LOUDEST:
+        if peak > LOUDEST:
             raise AudioError(
                 f"{stream.name}: samples reach {peak:.6g}; expected -1 to 1. Divide them by full "
                 "scale (32768 if they are 16-bit steps kept as floats)"
