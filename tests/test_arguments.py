@@ -237,7 +237,7 @@ def test_so_may_rates(tiny_codec, kind):
 
 @pytest.mark.parametrize("rate", [22_050.5, "44100", None, True, np.nan, np.inf, [44_100], 1j])
 def test_what_is_no_rate_is_one_line_that_says_so(tiny_codec, rate):
-    with pytest.raises(ValueError, match="sample rate is .*expected a"):
+    with pytest.raises(ValueError, match=r"sample rate is .*expected a"):
         tiny_codec.compress(SOUND[0], rate)
 
 
@@ -257,7 +257,7 @@ def test_what_is_no_rate_is_one_line_that_says_so(tiny_codec, rate):
 )
 def test_what_are_no_numbers_is_one_line_that_names_them(options):
     name = next(iter(options))
-    with pytest.raises(ValueError, match=f"{name} is .*expected a"):
+    with pytest.raises(ValueError, match=rf"{name} is .*expected a"):
         CodingOptions(**options)
 
 
@@ -346,7 +346,7 @@ def test_networks_of_another_precision_say_what_to_do(tiny_checkpoint, dtype):
     codec = bittern.load(tiny_checkpoint, device="cpu")
     codec.model.to(dtype)
     for call in (lambda: codec.encode(WAV), lambda: codec.decode(np.zeros((1, 2, 3), int))):
-        with pytest.raises(ValueError, match="they work in float32 .*autocast"):
+        with pytest.raises(ValueError, match=r"they work in float32 .*autocast"):
             call()
 
 

@@ -18,11 +18,12 @@ _STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
 @contextmanager
-def atomic_path(path: Path) -> Generator[Path, None, None]:
+def atomic_path(path: Path, *, replace: bool = True) -> Generator[Path, None, None]:
     """A temporary path beside `path`, renamed to it at the end, removed if an error comes instead.
 
-    A device or a named pipe is handed out as it is; a symbolic link is followed. A file that is
-    replaced leaves its mode to the new one.
+    Without `replace` a file that is there by then is left as it is, and that is an error. A device or a
+    named pipe is handed out as it is; a symbolic link is followed. A file that is replaced leaves its
+    mode to the new one.
 
     Raises:
         CodecError: the file cannot be written; the message names it and says why. Any `OSError` of
@@ -42,7 +43,8 @@ def atomic_path(path: Path) -> Generator[Path, None, None]:
                 temporary.chmod(stat.S_IMODE(final.stat().st_mode))
             yield temporary
             _flush_to_disk(temporary)
-            temporary.replace(final)
+            if replace or not _link(temporary, final):
+                temporary.replace(final)
         finally:
             temporary.unlink(missing_ok=True)
     except BrokenPipeError:
@@ -52,14 +54,31 @@ def atomic_path(path: Path) -> Generator[Path, None, None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Generator[BinaryIO, None, None]:
+def atomic_file(path: Path, *, replace: bool = True) -> Generator[BinaryIO, None, None]:
     """The same with the temporary file opened for writing.
 
     Raises:
         CodecError: see `atomic_path`.
     """
-    with atomic_path(path) as temporary, _open(temporary) as file:
+    with atomic_path(path, replace=replace) as temporary, _open(temporary) as file:
         yield file
+
+
+def _link(temporary: Path, final: Path) -> bool:
+    """Give a file its name if that is free; False where the file system cannot, and it was free.
+
+    Raises:
+        OSError: the name is taken.
+    """
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        raise OSError(None, "it has come to exist meanwhile; -f overwrites it") from None
+    except OSError:
+        if os.path.lexists(final):
+            raise OSError(None, "it has come to exist meanwhile; -f overwrites it") from None
+        return False
+    return True
 
 
 def _open(path: Path) -> BinaryIO:
@@ -83,12 +102,21 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         CodecError: see `atomic_path`.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CodecError(f"{path}: cannot be written ({error.strerror})") from None
+    make_folder(path.parent)
     with atomic_file(path) as file:
         file.write(data)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it lies in, if they do not exist.
+
+    Raises:
+        CodecError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CodecError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def is_special(path: Path) -> bool:

@@ -416,7 +416,12 @@ class PcmWriter:
 
 @contextmanager
 def create_audio(
-    path: Path, sample_rate: int, channels: int, *, samples: int | None = None
+    path: Path,
+    sample_rate: int,
+    channels: int,
+    *,
+    samples: int | None = None,
+    replace: bool = True,
 ) -> Generator[BlockWriter, None, None]:
     """Write a file, which appears whole or not at all: 16-bit .wav or .flac, or .ogg.
 
@@ -425,6 +430,7 @@ def create_audio(
         sample_rate: Hz.
         channels: of the blocks to come.
         samples: how many will come, if known, so that too many are refused before the work.
+        replace: what has come to be there meanwhile.
 
     Raises:
         AudioError: no such format, more samples than it holds, or a rate that it does not know.
@@ -432,7 +438,7 @@ def create_audio(
     """
     suffix = path.suffix.lower()
     if suffix == ".wav" or is_special(path):  # a pipe has no suffix that would say anything
-        with atomic_file(path) as file:
+        with atomic_file(path, replace=replace) as file:
             writer = PcmWriter(file, sample_rate, channels, samples=samples)
             yield writer
             if file.seekable():
@@ -445,7 +451,7 @@ def create_audio(
         raise AudioError(
             f"{path}: Ogg Vorbis holds up to {_OGG_RATE} Hz, not {sample_rate}; give .wav or .flac"
         )
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=replace) as temporary:
         try:
             with sf.SoundFile(
                 str(temporary), "w", sample_rate, channels, format=kind, subtype=subtype
@@ -486,12 +492,13 @@ def write_pipe(pipe: BinaryIO, stream: AudioStream, *, raw: bool = False) -> Non
         pipe.flush()
 
 
-def write_stream(path: Path, stream: AudioStream) -> None:
-    """Write a stream to a file as its blocks come.
+def write_stream(path: Path, stream: AudioStream, *, replace: bool = True) -> None:
+    """Write a stream to a file as its blocks come; see `create_audio`.
 
     Raises:
         AudioError, CodecError: see `create_audio`.
     """
-    with create_audio(path, stream.sample_rate, stream.channels, samples=stream.samples) as file:
+    form = stream.sample_rate, stream.channels
+    with create_audio(path, *form, samples=stream.samples, replace=replace) as file:
         for block in stream.blocks:
             file.write(block)

@@ -159,7 +159,7 @@ def _trim(args: argparse.Namespace) -> int:
     refuse_unsafe(args.input, args.output, force=args.force)
     with open_input(args.input) as file:
         reader = bitstream.Reader(file, label(args.input))
-        with open_output(args.output) as out:
+        with open_output(args.output, force=args.force) as out:
             live = args.output == PIPE or not out.seekable()
             if reader.header.version == 1:
                 line = _trim_stages(reader, out, args, live)
@@ -228,7 +228,7 @@ def _cut(args: argparse.Namespace) -> int:
         end = None
         if args.duration is not None:
             end = max(math.ceil((args.start + args.duration) / each - 1e-9), first + 1)
-        with open_output(args.output) as out:
+        with open_output(args.output, force=args.force) as out:
             live = args.output == PIPE or not out.seekable()
             writer = editing.cut(reader, out, first, end, live=live)
     if not args.quiet:
@@ -257,7 +257,7 @@ def _cat(args: argparse.Namespace) -> int:
         readers = [
             _reader(stack.enter_context(open_input(name)), label(name), args) for name in args.files
         ]
-        with open_output(args.output) as out:
+        with open_output(args.output, force=args.force) as out:
             live = args.output == PIPE or not out.seekable()
             writer = editing.cat(readers, out, live=live)
     if not args.quiet:

@@ -54,19 +54,6 @@ def add_command(
     return command
 
 
-def add_files(command: argparse.ArgumentParser, suffix: str) -> None:
-    command.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help=f"input, and output if two are given (default: the input's name with {suffix}); "
-        "- is standard input or output",
-    )
-    command.add_argument("-o", "--output", metavar="OUT", help="output file, - for standard output")
-    command.add_argument("--output-dir", metavar="DIR", help="where to put outputs of many inputs")
-    command.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
-
-
 def add_jobs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--jobs",

@@ -51,7 +51,9 @@ def as_samples(given: ArrayLike, expected: str) -> Tensor:
     return (samples.to(torch.float64) / scale).to(torch.float32)
 
 
-def as_wav(given: ArrayLike, expected: str, *, batch: int | None, channels: int, many: bool) -> Tensor:
+def as_wav(
+    given: ArrayLike, expected: str, *, batch: int | None, channels: int, many: bool
+) -> Tensor:
     """Audio to be coded: float32 [batch, C, T].
 
     Args:
@@ -67,7 +69,7 @@ def as_wav(given: ArrayLike, expected: str, *, batch: int | None, channels: int,
     samples = as_samples(given, expected)
     shape = samples.shape
     fits = len(shape) == 3 and batch in (None, shape[0])
-    if not fits or shape[1] != channels and (not many or not shape[1] or shape[1] % channels):
+    if not fits or (shape[1] != channels and (not many or not shape[1] or shape[1] % channels)):
         raise ValueError(f"wav is {samples.dtype} {list(shape)}; expected floats {expected}")
     return samples
 
