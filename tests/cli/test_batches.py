@@ -81,12 +81,12 @@ def test_files_of_one_folder_stay_flat(run, tmp_path):
 
 def test_what_is_there_is_left_out_and_counted(run, tmp_path):
     assert run("compress", "in/s1", "--skip-existing")[0] == 0
-    before = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in tree(tmp_path / "out")}
+    before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in tree(tmp_path / "out")}
     (tmp_path / "in/s1/003.wav").write_bytes((tmp_path / "in/s1/001.wav").read_bytes())
     code, said = run("compress", "in/s1", "--skip-existing")
     assert code == 0
     assert "2 of 3 files were there already" in said
-    after = {name: os.stat(tmp_path / "out" / name).st_mtime_ns for name in tree(tmp_path / "out")}
+    after = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in tree(tmp_path / "out")}
     assert before.items() <= after.items()
     assert len(after) == 3
     assert run("decompress", "out", "--skip-existing")[0] == 0

@@ -401,12 +401,15 @@ class PcmWriter:
         self._file = file
         self._encoding = wav.Encoding(sample_rate, channels)
         self.samples_written = 0
+        self._bounded = not raw and file.seekable()
         if not raw:
             file.write(wav.header_bytes(self._encoding, samples))
 
     def write(self, block: Block) -> None:
-        self._file.write(wav.to_pcm16(block))
         self.samples_written += len(block)
+        if self._bounded:  # told at 4 GiB, not after hours more
+            wav.header_bytes(self._encoding, self.samples_written)
+        self._file.write(wav.to_pcm16(block))
 
     def correct(self) -> None:
         """Go back and put the count of the samples written into the header."""

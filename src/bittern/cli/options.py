@@ -13,7 +13,7 @@ from bittern.config import (
     WIDEST_SEARCH,
     CodingOptions,
 )
-from bittern.errors import CodecError
+from bittern.errors import CodecError, one_line
 
 _USAGE_ERROR = 1
 
@@ -34,7 +34,7 @@ else:
 def report(error: CodecError, args: argparse.Namespace) -> int:
     if args.verbose >= 2:
         raise error
-    print(f"bittern: {error}", file=sys.stderr)
+    print(f"bittern: {one_line(error)}", file=sys.stderr)
     return error.exit_code
 
 

@@ -16,7 +16,7 @@ from bittern.audio.atomic import atomic_file, is_special, make_folder, refuse_sa
 from bittern.audio.names import is_audio_name, may_hold_audio
 from bittern.cli.batches import PIPE as PIPE
 from bittern.cli.options import report
-from bittern.errors import CodecError, ConfigError
+from bittern.errors import CodecError, ConfigError, one_line
 from bittern.format import container as bitstream
 
 
@@ -152,7 +152,7 @@ def refuse_recording(target: str) -> None:
 
 
 def label(file: str, *, out: bool = False) -> str:
-    return file if file != PIPE else "standard output" if out else "standard input"
+    return one_line(file) if file != PIPE else "standard output" if out else "standard input"
 
 
 def open_input(source: str) -> AbstractContextManager[BinaryIO]:
