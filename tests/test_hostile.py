@@ -103,7 +103,7 @@ def test_a_few_bytes_do_not_become_minutes(codec, streams, version, filler):
     data = forged(head, payload, layers=layers)
     assert len(data) < 300
     began = time.process_time()
-    with pytest.raises(FormatError, match="ended|not the bytes of a range coder"):
+    with pytest.raises(FormatError, match=r"ended|not the bytes of a range coder"):
         codec.decompress(data)
     assert time.process_time() - began < SECONDS
 
@@ -128,9 +128,9 @@ def test_symbols_cost_no_more_than_their_bytes_and_honest_ones_pass(seed):
         data = encoder.finish()
         decoder = RangeDecoder(data)
         assert (decoder.pull(frequencies) == symbols).all()
+        without_end = np.tile(even, (50, 1))
         with pytest.raises(ValueError, match="after its bytes have ended"):
-            for _ in range(100):
-                decoder.pull(even)
+            decoder.pull(without_end)
 
 
 # verify is as strict as decompress
