@@ -1,5 +1,6 @@
 """`bittern train` and `scripts/train.py`: from the command line to a run."""
 
+import re
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -55,25 +56,53 @@ def _run(cfg: DictConfig) -> None:
         _fail(CodecError(f"{where}: the run cannot go on ({error.strerror or error})"))
 
 
-def _as_typed(argument: str) -> str:
-    """An override of a path, quoted so that Hydra takes its letters as they are."""
-    key, equals, value = argument.partition("=")
-    if key not in _PATHS or not equals or value in ("null", "???") or value[:1] in ("'", '"'):
-        return argument
-    escaped = value.replace("'", "\\'")
-    return f"{key}='{escaped}'"
+def as_typed(arguments: list[str]) -> list[str]:
+    """Overrides whose paths are quoted so that Hydra takes their letters as they are.
+
+    `--data FOLDER` is data.root, whatever the folder is called.
+
+    Raises:
+        ConfigError: no folder follows.
+    """
+    given, rest = [], iter(arguments)
+    for argument in rest:
+        key, equals, value = argument.partition("=")
+        if key == "--data":
+            value = value if equals else next(rest, "")
+            if not value:
+                raise ConfigError("--data needs a folder of audio after it")
+            argument = f"data.root={_quoted(value)}"
+        elif (
+            key in _PATHS
+            and equals
+            and value not in ("null", "???")
+            and value[:1] not in ("'", '"')
+        ):
+            argument = f"{key}={_quoted(value)}"
+        given.append(argument)
+    return given
+
+
+def _quoted(value: str) -> str:
+    """A value of which Hydra and OmegaConf leave every letter as it is."""
+    value = value.replace("${", "\\${")
+    doubled = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+    return f"'{doubled}'"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train a codec.
 
     Args:
-        arguments: Hydra's, such as `data.root=FOLDER steps=20000`; by default the command line's.
+        arguments: `--data FOLDER` and Hydra's, such as `steps=20000`; by default the command line's.
     """
     command = sys.argv
     given = command[1:] if arguments is None else arguments
-    if not {"-m", "--multirun"} & set(given):  # where a comma divides
-        given = [_as_typed(argument) for argument in given]
+    try:
+        if not {"-m", "--multirun"} & set(given):  # where a comma divides
+            given = as_typed(given)
+    except ConfigError as error:
+        _fail(error)
     if not any(argument.startswith("-") for argument in given):
         try:
             compose(given)
