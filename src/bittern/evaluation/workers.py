@@ -13,7 +13,8 @@ import torch
 
 from bittern.errors import CodecError
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Killed(NamedTuple):

@@ -142,7 +142,7 @@ def _tensor(given: ArrayLike, name: str, expected: str) -> Tensor:
         if array.dtype.kind == "f" and array.dtype.itemsize > 8:  # long doubles
             array = array.astype(np.float64)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        return torch.from_numpy(np.require(array, requirements="CW"))
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -1,7 +1,9 @@
 """`bittern train` and `scripts/train.py`: from the command line to a run."""
 
+import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bittern.audio.atomic import write_atomically
 from bittern.errors import CodecError, ConfigError
 from bittern.training.settings import TrainConfig, resolve
+from bittern.training.state import hold
 from bittern.training.trainer import Trainer
 
 _PATHS = ("data.root", "data.cache", "run", "init")
@@ -45,15 +48,22 @@ def _run(cfg: DictConfig) -> None:
     config = None
     try:
         config = resolve(cfg)
-        trainer = Trainer(config)
-        if trainer.fabric.is_global_zero:
-            write_atomically(Path(config.run) / "train.yaml", OmegaConf.to_yaml(cfg).encode())
-        trainer.fit()
+        with hold(Path(config.run)) if _first() else nullcontext():
+            trainer = Trainer(config)
+            if trainer.fabric.is_global_zero:
+                write_atomically(Path(config.run) / "train.yaml", OmegaConf.to_yaml(cfg).encode())
+            trainer.fit()
     except CodecError as error:
         _fail(error)
     except OSError as error:  # a disk that is full or gone
         where = error.filename or (config.run if config else "the run's folder")
         _fail(CodecError(f"{where}: the run cannot go on ({error.strerror or error})"))
+
+
+def _first() -> bool:
+    """Whether this is the first process of a run, before Fabric is asked."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
 
 
 def as_typed(arguments: list[str]) -> list[str]:
