@@ -151,6 +151,11 @@ def _temporary_name(name: str) -> str:
     return f".{kept.decode(errors='ignore')}{tail}"
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file is called as those that `atomic_path` writes."""
+    return re.fullmatch(r"\..*\.[0-9a-f]{8}\.part", path.name) is not None
+
+
 def _flush_to_disk(path: Path) -> None:
     with path.open("r+b") as file:  # Windows flushes only what may be written
         os.fsync(file.fileno())

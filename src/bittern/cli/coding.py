@@ -32,7 +32,7 @@ from bittern.cli.ports import (
     show_progress,
 )
 from bittern.config import DEFAULT_MODEL
-from bittern.errors import CodecError
+from bittern.errors import CodecError, ConfigError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -211,6 +211,8 @@ def _decompress_one(
             duration=args.duration,
             recover=args.recover,
         )
+        if args.start and stream.samples == 0:
+            raise ConfigError(f"{label(source)}: ends before --start {args.start:g}")
         for gap in stream.lost:
             _say_lost(gap, source, args)
         with show_progress(stream.seconds, unit=" s of audio", quiet=quiet) as bar:

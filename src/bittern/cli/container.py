@@ -41,14 +41,19 @@ def add_info(commands: Commands) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
-    described = [_describe(name) for name in args.files]
-    if args.json:
-        print(json.dumps(described[0] if len(described) == 1 else described, indent=2))
-        return 0
+    described, code = [], 0
+    for name in args.files:
+        try:
+            described.append(_describe(name))
+        except CodecError as error:
+            code = report(error, args)
+    if args.json and described:
+        print(json.dumps(described[0] if len(args.files) == 1 else described, indent=2))
+        return code
     for facts in described:
         for key, value in facts.items():
             print(f"{key.replace('_', ' ') + ':':21}{'unknown' if value is None else value}")
-    return 0
+    return code
 
 
 def _describe(name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bittern.audio.atomic import write_atomically
+from bittern.audio.atomic import is_temporary, write_atomically
 from bittern.errors import ConfigError, ModelError
 
 try:
@@ -68,10 +68,12 @@ def load_state(folder: Path) -> tuple[dict[str, Any], str | None] | None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what writes that were killed halfway left in a run's folder."""
+    """Delete what writes that were killed halfway left in a run's folder: names that we make, no others."""
     for place in (folder, folder / "last", folder / "best"):
-        for kind in ("pt", "safetensors", "json", "csv", "yaml"):
-            for path in place.glob(f".*.{kind}*"):
+        if place != folder and place.is_symlink():
+            continue
+        for path in place.glob(".*"):
+            if path.name == f".{PREVIOUS}" or is_temporary(path):
                 path.unlink(missing_ok=True)
 
 
