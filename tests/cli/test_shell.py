@@ -162,7 +162,7 @@ def test_a_signal_ends_the_command_soon_and_leaves_nothing_half(
         process.wait(60)
     finally:
         process.kill()
-    assert time.monotonic() - began < 10  # 2 s, on a machine that is not shared
+    assert time.monotonic() - began < (4 if jobs > 1 else 10)  # 2 s where the machine is not shared
     assert process.returncode == 128 + number
     assert list((tmp_path / "out").glob(".*")) == []
     assert process.stderr

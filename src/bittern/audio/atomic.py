@@ -14,6 +14,7 @@ from bittern.errors import CodecError
 
 _LONGEST = 255  # bytes of a name, on most file systems
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/(?:self|thread-self|\d+)/fd/(\d+)")
+_unfinished: set[Path] = set()
 _STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
@@ -38,6 +39,7 @@ def atomic_path(path: Path, *, replace: bool = True) -> Generator[Path, None, No
             raise IsADirectoryError(None, "it is a directory")
         temporary = final.with_name(_temporary_name(final.name))
         try:
+            _unfinished.add(temporary)
             temporary.touch(exist_ok=False)
             with suppress(FileNotFoundError):
                 temporary.chmod(stat.S_IMODE(final.stat().st_mode))
@@ -47,6 +49,7 @@ def atomic_path(path: Path, *, replace: bool = True) -> Generator[Path, None, No
                 temporary.replace(final)
         finally:
             temporary.unlink(missing_ok=True)
+            _unfinished.discard(temporary)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -149,6 +152,13 @@ def _temporary_name(name: str) -> str:
     tail = f".{secrets.token_hex(4)}.part"
     kept = os.fsencode(name)[: _LONGEST - len(tail) - 1 - 3]
     return f".{kept.decode(errors='ignore')}{tail}"
+
+
+def remove_unfinished() -> None:
+    """Delete what is being written, for who ends the process without waiting for its threads."""
+    for path in list(_unfinished):
+        with suppress(OSError):
+            path.unlink()
 
 
 def is_temporary(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Inputs and outputs of the commands, files or pipes: opened, worked on, or refused."""
 
 import argparse
+import os
 import sys
 import threading
 import time
@@ -12,7 +13,13 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from bittern.audio.atomic import atomic_file, is_special, make_folder, refuse_same_file
+from bittern.audio.atomic import (
+    atomic_file,
+    is_special,
+    make_folder,
+    refuse_same_file,
+    remove_unfinished,
+)
 from bittern.audio.names import is_audio_name, may_hold_audio
 from bittern.cli.batches import PIPE as PIPE
 from bittern.cli.options import report
@@ -77,6 +84,9 @@ def show_progress(total: float | None, *, unit: str, quiet: bool) -> tqdm:
 _stopping = threading.Event()  # set when jobs on other threads are to end
 
 
+_PATIENCE = 1.0  # seconds that jobs have to end by themselves
+
+
 class _Stopped(BaseException):
     """Ends a job on its way, so that what it has begun is removed."""
 
@@ -113,7 +123,7 @@ def _workers(
 ) -> Generator[Callable[[list[Job], Callable[[Job], Outcome]], Iterator[tuple[Job, Outcome]]]]:
     """A `map` over jobs, in order, on so many threads.
 
-    On errors and signals what has begun is ended within a second or two of audio, the rest dropped.
+    On errors and signals what has begun is ended within a second of audio, or of time, the rest dropped.
     """
     if count == 1:
         yield lambda jobs, run: ((job, run(job)) for job in jobs)
@@ -121,11 +131,22 @@ def _workers(
     pool = ThreadPoolExecutor(count)
     try:
         yield lambda jobs, run: zip(jobs, pool.map(run, jobs), strict=True)
-    except BaseException:
+    except BaseException as ending:
         _stopping.set()
+        if isinstance(ending, KeyboardInterrupt | SystemExit):
+            code = ending.code if isinstance(ending, SystemExit) else 130
+            timer = threading.Timer(_PATIENCE, _abandon, (code,))
+            timer.daemon = True
+            timer.start()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _abandon(code: int) -> None:
+    """End at once, with nothing left half-written."""
+    remove_unfinished()
+    os._exit(code)
 
 
 def refuse_unsafe(source: str, target: str, *, force: bool) -> None:
