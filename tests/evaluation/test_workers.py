@@ -53,7 +53,7 @@ def test_leaving_early_ends_the_processes():
 @pytest.mark.slow
 def test_evaluate_names_the_clip_and_goes_on(tmp_path: Path, tiny_checkpoint: Path):
     for name in "ab":
-        sf.write(tmp_path / f"{name}.wav", make_sound(16_000 * 30)[0], 16_000)
+        sf.write(tmp_path / f"{name}.wav", make_sound(16_000 * 10)[0], 16_000)
     argv = [sys.executable, "-m", "bittern", "evaluate", "a.wav", "b.wav", "--jobs", "2"]
     argv += ["--model", str(tiny_checkpoint), "--stages", "2,4,8", "--no-baselines", "--no-cache"]
     process = subprocess.Popen([*argv, "--out", "o"], cwd=tmp_path, stderr=subprocess.PIPE)
