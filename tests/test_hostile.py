@@ -444,6 +444,8 @@ def hostile_config(rng: np.random.Generator, text: str) -> str:
         inner = [k for k in place if isinstance(place[k], dict)]
         if inner and rng.random() < 0.6:
             place = place[inner[rng.integers(len(inner))]]
+        if not place:
+            continue
         keys = sorted(place)
         key = keys[rng.integers(len(keys))] if rng.random() < 0.95 else "other"
         place[key] = values[rng.integers(len(values))]

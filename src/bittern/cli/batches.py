@@ -48,7 +48,7 @@ def pair_files(args: argparse.Namespace, suffix: str) -> list[tuple[str, str]]:
     """
     files: list[str] = [*args.files, *_listed(args.files_from)]
     if not files:
-        raise ConfigError("no input; name files, or a list of them with --files-from")
+        raise ConfigError("no input; name files, or a list of them with --files-from. See --help")
     if args.output_dir is not None:
         return _pair_in_folder(files, args, suffix)
     if args.files_from is not None:
