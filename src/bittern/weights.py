@@ -149,6 +149,8 @@ def _read_state(folder: Path) -> dict[str, Tensor]:
             what = f"is {value.dtype}; expected float32 or float16"
         elif not bool((value.abs() < _LARGEST).all()):
             what = "has values that are not finite, or too large for weights"
+        elif key.endswith("spread") and not bool((value > 0).all()):
+            what = "has sizes that are not above 0"
         else:
             state[key] = value.float()
             continue
