@@ -265,8 +265,7 @@ def decompress(
     Raises:
         FormatError: not a `.btn` file, damaged or cut short; also from `blocks`.
         ModelMismatchError: made with another model.
-        ValueError: start or duration below 0.
-        ConfigError: `recover` with a span, or losses for a model that looks ahead.
+        ConfigError, ValueError: a span before 0, or to be recovered, or losses for a model that looks ahead.
     """
     began = time.perf_counter()
     if recover and (start > 0 or duration is not None):
@@ -277,14 +276,13 @@ def decompress(
         raise ConfigError(f"{engine.config.name} looks ahead; what is lost cannot be concealed")
     header = reader.header
     first = round(real_number(start, "start", 0) * header.source_rate)
-    count = None
-    if duration is not None:
-        count = round(real_number(duration, "duration", 0) * header.source_rate)
-    stages = None if stages is None else whole_number(stages, "stages")
+    span = None if duration is None else real_number(duration, "duration", 0)
+    count = None if span is None else round(span * header.source_rate)
     entry, chunk = _entry(engine, header, first)
     if isinstance(reader, Reader):
         reader.skip(chunk)
-    pieces = _read_pieces(reader, stages, tally := rate.Tally())
+    most = None if stages is None else whole_number(stages, "stages")
+    pieces = _read_pieces(reader, most, tally := rate.Tally())
     if loss:
         pieces = _lose(pieces, loss, silent)
     waves = _decode(engine, pieces, reader, chunk)
