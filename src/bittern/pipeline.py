@@ -265,7 +265,7 @@ def decompress(
     Raises:
         FormatError: not a `.btn` file, damaged or cut short; also from `blocks`.
         ModelMismatchError: made with another model.
-        ConfigError, ValueError: a span before 0, or to be recovered, or losses for a model that looks ahead.
+        ConfigError, ValueError: a span before 0 or to be recovered, losses without a streamable model.
     """
     began = time.perf_counter()
     if recover and (start > 0 or duration is not None):
@@ -281,8 +281,7 @@ def decompress(
     entry, chunk = _entry(engine, header, first)
     if isinstance(reader, Reader):
         reader.skip(chunk)
-    most = None if stages is None else whole_number(stages, "stages")
-    pieces = _read_pieces(reader, most, tally := rate.Tally())
+    pieces = _read_pieces(reader, stages, tally := rate.Tally())
     if loss:
         pieces = _lose(pieces, loss, silent)
     waves = _decode(engine, pieces, reader, chunk)
@@ -468,7 +467,7 @@ def _read_pieces(
     reader: Reader | Salvage, stages: int | None, tally: rate.Tally
 ) -> Iterator[Codes | Lost]:
     """The codes of each chunk, and the gaps between them, in the order of time."""
-    for piece in reader.codes(stages):
+    for piece in reader.codes(None if stages is None else whole_number(stages, "stages")):
         if isinstance(piece, Gap):
             yield Lost(piece.frames)
         else:
