@@ -11,9 +11,10 @@ What the networks do is in `model/`, how files are worked on in `pipeline.py`, s
 """
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -59,6 +60,7 @@ def load(name_or_folder: str | Path, device: str = "auto") -> "Codec":
         ModelError: there is no such checkpoint, or it is damaged.
         ConfigError: there is no such device.
     """
+    _survive_forks()
     chosen = _device(device)
     found = checkpoint.load(name_or_folder)
     return Codec(**vars(found), model=weights.build(found, chosen))
@@ -360,6 +362,13 @@ class Codec(Checkpoint):
     ) -> DecodedStream:
         """Decompress as if frames or chunks had been lost; `silent` does not conceal them."""
         return self.decompress_stream(file, name, loss=loss, **options)
+
+
+@cache
+def _survive_forks() -> None:
+    """Let forked processes work on one thread: those that torch shares its work out to are not there."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def _outside(lengths: Sequence[int], longest: int, device: torch.device) -> Tensor:
