@@ -92,6 +92,7 @@ def test_libraries_print_nothing_into_data(damaged_dump, tmp_path, tiny_checkpoi
 # forks
 
 
+@pytest.mark.slow  # two threads wait for each other, long where there are not two processors
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 def test_a_process_forked_after_work_on_many_threads_works(tiny_checkpoint):
     program = f"""
@@ -171,7 +172,7 @@ def test_info_of_chunks_without_codes_counts_the_others(tiny_codec, silent, tmp_
         if index in silent:
             codes[:] = -1
         writer.write(codes)
-    writer.finish(3 * 50 * head.hop_length, 3 * 50 * head.hop_length)
+    writer.finish(149 * head.hop_length, 149 * head.hop_length)
     (tmp_path / "a.btn").write_bytes(file.getvalue())
     assert main(["info", str(tmp_path / "a.btn"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

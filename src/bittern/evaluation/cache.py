@@ -27,7 +27,11 @@ from bittern.evaluation.systems import Row, System
 
 METRIC_PACKAGES = ["pesq", "pystoi", "visqol-python", "speechmos"]
 METRIC_PACKAGES += ["distillmos"] if importlib.util.find_spec("distillmos") else []
-_MOST_BYTES = 1 << 40  # of a clip
+_MOST_BYTES = 1 << 36  # of a clip
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, RecursionError),
+    sf.LibsndfileError,
+)
 _KEPT = ("payload_bytes", "file_bytes", "delay", "values", "levels", "faults", "failures")
 
 
@@ -54,7 +58,7 @@ class Cache:
                 codes = _read_codes(folder / "codes.npy")
             row = Row(clip.name, system, **facts, codes=codes, from_cache=True)
             return dataclasses.replace(row, samples=samples.astype(np.float32))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, sf.LibsndfileError):
+        except _UNREADABLE:
             return None
 
     def put(self, clip: Clip, row: Row) -> None:
