@@ -16,18 +16,18 @@ import bittern
 from bittern.cli.bench import add_bench
 from bittern.cli.coding import add_compress, add_decompress
 from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_verify
+from bittern.cli.corpora import add_tokenize
 from bittern.cli.models import (
     add_card,
     add_fit_entropy,
     add_pack,
     add_publish,
     add_train,
-    extra,
     train,
 )
 from bittern.cli.options import Commands, Parser, report
 from bittern.cli.standard import mend_standard_streams
-from bittern.errors import AudioWarning, CodecError
+from bittern.errors import AudioWarning, CodecError, extra
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,6 +112,7 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_trim(commands)
     add_cut(commands)
     add_cat(commands)
+    add_tokenize(commands)
     add_bench(commands)
     _add_evaluate(commands, argv)
     add_train(commands)
