@@ -137,7 +137,7 @@ def tokenize(
     plan = make_plan(out, str(source), about, shard_mb=shard_mb, trust=trust)
     shards = len(plan.shards)
     job = Job(out.absolute(), shards, to, _name(codec), device, settings, about, plan.digest)
-    todo = [(n, plan.shards[n]) for n in range(index, shards, count) if not read_mark(job, n)]
+    todo = [(n, plan.shards[n]) for n in range(index, shards, count) if _is_due(job, n)]
     failed: dict[int, str] = {}
     if todo:
         marks = _on_cluster(job, todo, cluster) if cluster else _here(job, todo, workers)
@@ -147,6 +147,12 @@ def tokenize(
     told = asdict(summary) | {"kbps": summary.kbps, "real_time": summary.speed}
     write_atomically(out / SUMMARY, json.dumps(told, indent=1).encode())
     return summary
+
+
+def _is_due(job: Job, number: int) -> bool:
+    """Whether a shard is not there, or lacks what could not be reached and may be now."""
+    mark = read_mark(job, number)
+    return mark is None or mark["passing"] > 0
 
 
 def _request(

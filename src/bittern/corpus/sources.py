@@ -72,12 +72,11 @@ def find_recordings(source: str | Path) -> list[Recording]:
     root = Path(source).expanduser()
     if root.is_dir():
         paths = find_audio(root, beside=(TAR,)) or find_audio(root, beside=(PARQUET,))
+        names = {path: path.relative_to(root).as_posix() for path in paths}
     else:
-        paths = [Path(name) for name in sorted(glob.glob(str(root), recursive=True))]  # noqa: PTH207
-        root = Path()
-    found = [
-        recording for path in paths for recording in _held(path, path.relative_to(root).as_posix())
-    ]
+        paths = sorted(map(Path, glob.glob(str(root), recursive=True)))  # noqa: PTH207
+        names = {path: path.as_posix() for path in paths}
+    found = [recording for path in paths for recording in _held(path, names[path])]
     if not found:
         raise AudioError(
             f"{str(source)!r} has no recordings; give a folder of audio files or tars, a manifest "

@@ -58,14 +58,13 @@ def mark_path(out: Path, number: int) -> Path:
 
 
 def read_mark(job: Job, number: int) -> dict[str, Any] | None:
-    """What a finished shard came to; None if it is to be made, or made again."""
+    """What a finished shard came to; None if it is still to be made."""
     try:
         mark = json.loads(mark_path(job.out, number).read_text())
     except (OSError, ValueError):
         return None
     there = shard_path(job.out, number, job.shards, job.to).exists()
-    fit = mark.get("digest") == job.digest and not mark.get("passing")
-    return mark if there and fit else None
+    return mark if there and mark.get("digest") == job.digest else None
 
 
 def make_shard(job: Job, number: int, recordings: list[Recording]) -> dict[str, Any]:
@@ -198,8 +197,13 @@ def _encode(
     padded = torch.zeros(len(wavs), codec.channels, max(lengths, default=0))
     for item, wav in zip(padded, wavs, strict=True):
         item[:, : wav.shape[1]] = torch.from_numpy(wav)
-    named = {name: options[name] for name in ("stages", "search_width")}
-    coded = iter(codec.encode(padded, lengths=lengths, **named) if wavs else ())
+    coded = iter(
+        codec.encode(
+            padded, lengths=lengths, stages=options["stages"], search_width=options["search_width"]
+        )
+        if wavs
+        else ()
+    )
     for row, wav in batch:
         if wav is not None:
             codes = next(coded)[:, : row.frames].cpu().numpy().astype(np.uint16)
