@@ -22,6 +22,7 @@ from bittern.cli.models import (
     add_fit_entropy,
     add_pack,
     add_publish,
+    add_push,
     add_train,
     train,
 )
@@ -118,6 +119,7 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_train(commands)
     add_fit_entropy(commands)
     add_publish(commands)
+    add_push(commands)
     add_card(commands)
     add_pack(commands)
     return parser

@@ -1,4 +1,4 @@
-"""`bittern train`, `fit-entropy`, `publish`, `card` and `pack`: what makes codecs."""
+"""`bittern train`, `fit-entropy`, `publish`, `push`, `card` and `pack`: what makes codecs."""
 
 import argparse
 import sys
@@ -94,6 +94,23 @@ def _publish(args: argparse.Namespace) -> int:
     checkpoint.keep_entropy(codec.config, args.checkpoint, args.out)
     size = sum(path.stat().st_size for path in args.out.glob("*.safetensors"))
     print(f"{args.out}: {size / 1e6:.1f} MB, fingerprint {fingerprint.hex()}")
+    return 0
+
+
+def add_push(commands: Commands) -> None:
+    command = add_command(commands, "push", _push, "put a checkpoint on the Hugging Face Hub")
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="name or folder")
+    command.add_argument("repository", metavar="ORG/NAME", help="made if it does not exist")
+    command.add_argument("--private", action="store_true", help="where it is made")
+
+
+def _push(args: argparse.Namespace) -> int:
+    from bittern import checkpoint
+
+    folder = checkpoint.find(args.checkpoint)
+    if not (folder / "README.md").exists():
+        _say(args, f"{folder}: has no README.md; write one with `bittern card`")
+    print(checkpoint.push(folder, args.repository, private=args.private))
     return 0
 
 
