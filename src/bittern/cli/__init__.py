@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -26,7 +26,7 @@ from bittern.cli.models import (
     add_train,
     train,
 )
-from bittern.cli.options import Commands, Parser, report
+from bittern.cli.options import Commands, Parser, add_command, report
 from bittern.cli.standard import mend_standard_streams
 from bittern.errors import AudioWarning, CodecError, extra
 
@@ -122,7 +122,19 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_push(commands)
     add_card(commands)
     add_pack(commands)
+    completion = add_command(
+        commands, "completion", _complete, "print what completes it in a shell"
+    )
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion.set_defaults(parser=parser)
     return parser
+
+
+def _complete(args: Namespace) -> int:
+    with extra("completion"):
+        import shtab
+    print(shtab.complete(args.parser, args.shell))
+    return 0
 
 
 def _add_evaluate(commands: Commands, argv: list[str]) -> None:
