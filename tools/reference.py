@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pdoc
+import pdoc.render
 
 import bittern
 
@@ -27,7 +28,7 @@ MODULES = (
 
 def main(folder: Path) -> None:
     for name in bittern.__all__:  # are looked up when they are first used, which pdoc does not
-        vars(bittern)[name] = getattr(bittern, name)
+        setattr(bittern, name, getattr(bittern, name))
     pdoc.render.configure(docformat="google")
     pdoc.pdoc(*MODULES, output_directory=folder)
     print(folder / "index.html")

@@ -89,7 +89,7 @@ def test_keys_that_occur_in_two_tars_get_the_names_of_their_tars(clips, tmp_path
         ("m.jsonl", '{"path": "a.wav", "offset": 3.5}', "cut segments out first"),
         ("wav.scp", "a sph2pipe a.sph |", "without commands"),
         ("t.tar", "nonsense", "cannot be read"),
-        ("m.jsonl", "", "has no recordings; give a folder"),
+        ("m.jsonl", "", "has no usable audio; give a folder"),
     ],
 )
 def test_what_is_no_source_is_told_in_one_line(name, text, message, tmp_path):

@@ -129,7 +129,7 @@ def _card(args: argparse.Namespace) -> int:
 
 def add_pack(commands: Commands) -> None:
     command = add_command(
-        commands, "pack", _pack, "pack a folder of audio into few large files to train on"
+        commands, "pack", _pack, "pack a folder of audio into few large tars to train on"
     )
     command.add_argument(
         "folder", type=Path, metavar="FOLDER", help="audio of any depth and format"
@@ -169,9 +169,9 @@ def _pack(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="bittern-pack-") as cache:
         corpus = open_corpus(args.folder, args.sample_rate, cache=cache, what="FOLDER")
         with tqdm(corpus.clips, desc="pack", unit="file", leave=False, disable=args.quiet) as clips:
-            index = write_pack(
+            write_pack(
                 args.pack,
-                ((c.path, np.array(corpus.pcm[c.offset : c.offset + c.samples])) for c in clips),
+                ((c.path, np.array(corpus.read_pcm(c))) for c in clips),
                 args.sample_rate,
                 coding,
                 shard_bytes=round(args.shard_mb * 1e6),
@@ -179,10 +179,10 @@ def _pack(args: argparse.Namespace) -> int:
     for skipped in corpus.skipped:
         _say(args, f"skipped {skipped.path}: {skipped.reason}")
     seconds = sum(clip.samples for clip in corpus.clips) / args.sample_rate
-    size = sum(entry.size for entry in index.entries)
+    sizes = [tar.stat().st_size for tar in args.pack.iterdir()]
     print(
-        f"{args.pack}: {len(index.entries)} files, {seconds / 3600:.2f} h, {size / 1e6:.1f} MB "
-        f"of {index.coding} in {len({entry.shard for entry in index.entries})} shards"
+        f"{args.pack}: {len(corpus.clips)} files, {seconds / 3600:.2f} h, {sum(sizes) / 1e6:.1f} MB "
+        f"of {coding} in {len(sizes)} tars"
     )
     return 0
 

@@ -51,8 +51,10 @@ class Recording:
         try:
             if self.row is not None:
                 return io.BytesIO(_read_row(self.path, self.row))
-            file = Path(self.path).open("rb")  # noqa: SIM115  (the range closes it)
-            return io.BufferedReader(FileRange(file, self.offset or 0, self.size, owned=True))
+            file = Path(self.path).open("rb")  # noqa: SIM115  (who reads it closes it)
+            if self.offset is None:
+                return file
+            return io.BufferedReader(FileRange(file, self.offset, self.size, owned=True))
         except OSError as error:
             raise UnreachableError(f"{self.path}: cannot be read ({error})") from None
 
@@ -79,7 +81,7 @@ def find_recordings(source: str | Path) -> list[Recording]:
     found = [recording for path in paths for recording in _held(path, names[path])]
     if not found:
         raise AudioError(
-            f"{str(source)!r} has no recordings; give a folder of audio files or tars, a manifest "
+            f"{str(source)!r} has no usable audio; give a folder of audio files or tars, a manifest "
             "(.jsonl or wav.scp), tars or Parquet files with audio"
         )
     _warn_of_missing(paths)
@@ -114,7 +116,9 @@ def _members(whole: Recording) -> Iterator[Recording]:
         for member in tar:
             if member.isreg() and is_audio_name(Path(member.name)):
                 place = {"offset": member.offset_data, "size": member.size}
-                yield replace(whole, key=member.name, **place)
+                inner = member.name.removesuffix(".flac").removesuffix(".ogg")  # of a pack
+                key = inner if is_audio_name(Path(inner)) else member.name
+                yield replace(whole, key=key, **place)
 
 
 def _listed(path: Path) -> Iterator[Recording]:
