@@ -117,7 +117,7 @@ def _report(summary: "Summary", args: argparse.Namespace, elapsed: float) -> int
         print(
             f"{args.out}: {summary.shards} of {summary.of} shards, {summary.recordings} recordings, "
             f"{summary.seconds / 3600:.3f} h, {summary.kbps:.2f} kbit/s on disk, "
-            f"{summary.speed:.1f}x real time a worker, {len(summary.errors)} without codes; "
+            f"{summary.speed:.1f}x real time a core, {len(summary.errors)} without codes; "
             f"{elapsed:.1f} s"
         )
     return _BAD_INPUT if summary.errors or summary.failed else 0

@@ -45,7 +45,7 @@ class Summary:
     recordings: int = 0
     seconds: float = 0.0  # of audio
     bytes: int = 0  # of the shards
-    core_seconds: float = 0.0  # of work
+    core_seconds: float = 0.0  # that processors worked
     errors: dict[str, str] = field(default_factory=dict)  # recordings without codes, and why
     failed: dict[int, str] = field(default_factory=dict)  # shards that could not be made, and why
 
@@ -54,7 +54,7 @@ class Summary:
         self.recordings += mark["recordings"]
         self.seconds += mark["seconds"]
         self.bytes += mark["bytes"]
-        self.core_seconds += mark["elapsed"]
+        self.core_seconds += mark["core_seconds"]
         self.errors |= mark["errors"]
 
     @property
@@ -64,7 +64,7 @@ class Summary:
 
     @property
     def speed(self) -> float:
-        """Seconds of audio in a second of one worker."""
+        """Seconds of audio in a second of one processor."""
         return self.seconds / self.core_seconds if self.core_seconds else 0.0
 
 
