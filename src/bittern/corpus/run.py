@@ -31,6 +31,7 @@ from bittern.errors import CodecError, ConfigError, extra
 
 SUMMARY = "summary.json"
 _ATTEMPTS = 2  # at a shard, where the process that works on it dies
+_CLUSTER_RETRIES = 20  # of a shard, as often as nodes may be lost under it
 
 Todo = list[tuple[int, list[Recording]]]  # shards by their number
 Mark = dict[str, Any]
@@ -276,26 +277,28 @@ def _ask(worker: "subprocess.Popen[bytes]", request: Any) -> Any:
     return pickle.load(worker.stdout)
 
 
-def _on_cluster(job: Job, todo: Todo, address: str) -> Iterator[tuple[int, Mark]]:
+def _on_cluster(job: Job, todo: Todo, address: str) -> Iterator[tuple[int, Mark | str]]:
     """Each shard as a task of one processor, which Ray gives to another node where its own is lost."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with extra("cluster"):
         import ray
-        from ray.exceptions import RayTaskError
+        from ray.exceptions import RayError, RayTaskError
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"no Ray cluster at {address!r} ({reason}); start one") from None
     try:
-        make = ray.remote(num_cpus=1, max_retries=-1)(make_shard)
+        make = ray.remote(num_cpus=1, max_retries=_CLUSTER_RETRIES)(make_shard)
         numbers = {make.remote(job, number, shard): number for number, shard in todo}
         waiting = list(numbers)
         while waiting:
-            done, waiting = ray.wait(waiting)
-            yield from ((numbers[task], ray.get(task)) for task in done)
-    except RayTaskError as error:
-        cause = error.cause
-        raise cause if isinstance(cause, CodecError) else error from None
+            (task,), waiting = ray.wait(waiting)
+            try:
+                yield numbers[task], ray.get(task)
+            except RayTaskError as error:
+                raise error.cause if isinstance(error.cause, CodecError) else error from None
+            except RayError as error:  # whoever worked on it died, too often
+                yield numbers[task], str(error).splitlines()[0]
     finally:
         ray.shutdown()
