@@ -49,10 +49,11 @@ class Audio(NamedTuple):
 
 
 def load(name_or_folder: str | Path, device: str = "auto") -> "Codec":
-    """Load a codec by the name of a shipped checkpoint or by its folder.
+    """Load a codec by the name of a shipped checkpoint, by its folder or by its Hub id.
 
     Args:
-        name_or_folder: "speech-16khz", or the folder that a training run wrote.
+        name_or_folder: "speech-16khz", the folder that a training run wrote, or a Hub id,
+            "org/name" or "org/name@revision".
         device: "auto" takes a GPU if there is one; otherwise as torch names it: "cpu", "cuda:1".
 
     Raises:
