@@ -30,12 +30,14 @@ from bittern.audio.streams import AudioStream
 from bittern.checkpoint import Checkpoint
 from bittern.config import SEARCH_WIDTH, CodingOptions
 from bittern.errors import ConfigError
-from bittern.format import container
+from bittern.format import container, ecdc
+from bittern.format.ecdc import EcdcSegment
 from bittern.format.erasures import BurstLoss
 from bittern.model import rate
 from bittern.model.allocation import tradeoff_for
 from bittern.model.codec_model import CodecModel
 from bittern.model.engine import TorchEngine, search
+from bittern.model.segments import Segment, decode_segments, encode_segments
 from bittern.pipeline import DecodedStream, Engine, Receipt
 from bittern.shapes import Codes, Waveform
 
@@ -345,6 +347,46 @@ class Codec(Checkpoint):
             FormatError, ModelMismatchError: see `decompress`; also from `blocks`.
         """
         return pipeline.decompress(self._engine, self, file, name, **options)
+
+    def compress_ecdc(self, wav: Tensor, *, stages: int) -> bytes:
+        """The bytes of an `.ecdc` file, as the `encodec` package writes them without language model.
+
+        Args:
+            wav: floats [C, T] at `sample_rate`, in -1..1.
+            stages: 1 to K.
+
+        Raises:
+            ConfigError: the model is none whose files the package knows.
+        """
+        if self.config.name not in ecdc.MODELS:
+            raise ConfigError(
+                f".ecdc files are of {' and '.join(ecdc.MODELS)}; {self.config.name} writes .btn files"
+            )
+        found = encode_segments(self.model, wav[None].to(self.device, torch.float32), stages)
+        parts = [
+            EcdcSegment(part.codes[0].cpu().numpy(), part.level and float(part.level))
+            for part in found
+        ]
+        return ecdc.write(self.config, wav.shape[-1], parts, stages)
+
+    def decompress_ecdc(self, data: bytes, name: str = "data") -> Audio:
+        """Bring the bytes of an `.ecdc` file back.
+
+        Raises:
+            FormatError: it is none, is cut short, or needs the language model.
+            ModelMismatchError: made with another model.
+        """
+        samples, parts = ecdc.read(data, name, self.config)
+        segments = [
+            Segment(
+                torch.from_numpy(part.codes)[None].to(self.device),
+                None if part.level is None else torch.tensor([[part.level]], device=self.device),
+            )
+            for part in parts
+        ]
+        wav = torch.zeros(1, self.channels, 0)
+        wav = decode_segments(self.model, segments, samples) if segments else wav
+        return Audio(wav[0].cpu(), self.sample_rate)
 
     def simulate_loss(
         self, file: BinaryIO, name: str, loss: BurstLoss, **options: Any

@@ -19,6 +19,7 @@ from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_veri
 from bittern.cli.models import (
     add_card,
     add_fit_entropy,
+    add_import,
     add_pack,
     add_publish,
     add_train,
@@ -117,6 +118,7 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_train(commands)
     add_fit_entropy(commands)
     add_publish(commands)
+    add_import(commands)
     add_card(commands)
     add_pack(commands)
     return parser

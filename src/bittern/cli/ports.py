@@ -50,7 +50,7 @@ def pair_files(args: argparse.Namespace, suffix: str) -> list[tuple[str, str]]:
 def _renamed(name: str, suffix: str) -> Path:
     """The output's name: another ending in place of one that says what the file is, else one more."""
     path = Path(name)
-    known = is_audio_name(path) or path.suffix.lower() in (".btn", ".raw", ".pcm")
+    known = is_audio_name(path) or path.suffix.lower() in (".btn", ".ecdc", ".raw", ".pcm")
     return path.with_suffix(suffix) if known else path.with_name(path.name + suffix)
 
 
