@@ -213,7 +213,8 @@ class CodecConfig:
                     f"but hop_length is {self.hop_length}; make them equal",
                 )
         _require(
-            self.segment_samples >= 0 and not (self.segment_samples and (self.lapped or self.streamable)),
+            self.segment_samples >= 0
+            and not (self.segment_samples and (self.lapped or self.streamable)),
             f"segment_samples is {self.segment_samples}; give 0, or with networks on samples that look "
             "ahead 1 or more",
         )

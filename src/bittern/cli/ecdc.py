@@ -30,7 +30,9 @@ def compress(
     from bittern.audio import streams as audio
 
     if options.quality is not None:
-        raise ConfigError(f"{target}: frames of {SUFFIX} files are alike; give --bitrate or --stages")
+        raise ConfigError(
+            f"{target}: frames of {SUFFIX} files are alike; give --bitrate or --stages"
+        )
     stages = options.count_stages(codec.config)
     with source as stream:
         samples = audio.gather(audio.check_samples(stream).blocks, stream.channels)
@@ -52,9 +54,7 @@ def decompress(
         data = file.read()
     found = codec.decompress_ecdc(data, label(source))
     write(audio.array_stream(found.wav.numpy(), found.sample_rate, label(source)))
-    return _said(
-        f"at {found.sample_rate} Hz", found.wav.shape[1] / found.sample_rate, len(data)
-    )
+    return _said(f"at {found.sample_rate} Hz", found.wav.shape[1] / found.sample_rate, len(data))
 
 
 def _said(what: str, seconds: float, size: int) -> tuple[str, float]:

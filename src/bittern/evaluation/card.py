@@ -6,7 +6,6 @@ data, licences, recipe and limits are in the folder's `training.md`, which is ta
 
 import json
 from pathlib import Path
-from typing import Any
 
 from bittern import checkpoint
 from bittern.audio.atomic import write_atomically
@@ -15,7 +14,6 @@ from bittern.errors import CodecError
 from bittern.evaluation import nasty, tables
 
 CARD, NOTES = "README.md", "training.md"
-_SHOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "plcmos", "si_sdr", "log_mel")
 
 
 def write_card(folder: Path, report_file: Path) -> Path:
@@ -63,10 +61,9 @@ def write_card(folder: Path, report_file: Path) -> Path:
         "",
         "## Scores",
         "",
-        *_table(document, ours),
+        *tables.markdown_rows(document, ours, by="setting"),
         "",
-        f"Means over {len(document['clips'])} clips with 95 % bootstrap intervals, at measured "
-        f"bitrates, by `{document['command']}`.",
+        f"{tables.about(document)} By `{document['command']}`.",
         "",
         *_nasty(report_file.with_name(nasty.FILE), loaded.fingerprint.hex()),
         notes.strip(),
@@ -109,15 +106,3 @@ def _decodes(loaded: checkpoint.Checkpoint) -> list[str]:
         return []
     earlier = ", ".join(f"`{fingerprint.hex()}`" for fingerprint in loaded.decodes)
     return [f"| decodes files of | {earlier}: earlier weights, with another decoder |"]
-
-
-def _table(document: dict[str, Any], systems: list[dict[str, Any]]) -> list[str]:
-    metrics = [m for m in document["metrics"] if m["key"] in _SHOWN]
-    rows = [
-        "| stages | kbit/s | " + " | ".join(m["label"] for m in metrics) + " |",
-        "|---|---:|" + "---:|" * len(metrics),
-    ]
-    for system in sorted(systems, key=lambda entry: entry["kbps"]):
-        cells = " | ".join(tables.interval(system, metric) for metric in metrics)
-        rows.append(f"| {system['setting']} | {system['kbps']:.2f} | {cells} |")
-    return rows

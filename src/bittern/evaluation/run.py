@@ -28,7 +28,7 @@ from bittern.evaluation import (
     baselines,
     cache,
     clips,
-    lyra,
+    library,
     nasty,
     page,
     plots,
@@ -249,7 +249,7 @@ def _tools(args: argparse.Namespace) -> tuple[list[Family], list[str]]:
     """The baselines that can run, and what to say of those that cannot."""
     asked = [] if args.no_baselines else args.baseline or list(TOOLS)
     families = [baselines.parse(text) for text in asked]
-    families += [lyra.family(args.lyra)] if args.lyra else []
+    families += [library.lyra(args.lyra)] if args.lyra else []
     names = [family.name for family in families]
     for name in names:
         if names.count(name) > 1:

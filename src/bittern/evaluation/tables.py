@@ -82,31 +82,42 @@ def _with_clip(entry: Document | None) -> str:
 
 def as_markdown(document: Document) -> str:
     """The same for a README, with intervals."""
+    return "\n".join([*markdown_rows(document, document["systems"]), "", about(document)]) + "\n"
+
+
+def markdown_rows(
+    document: Document, systems: list[Document], *, intervals: bool = True, by: str = "name"
+) -> list[str]:
+    """A table of some of the systems, by bitrate; each is called by its `name` or its `setting`."""
     shown = [metric for metric in document["metrics"] if metric["key"] in _IN_MARKDOWN]
-    seconds = sum(clip["seconds"] for clip in document["clips"])
     lines = [
-        "| codec | kbit/s | " + " | ".join(metric["label"] for metric in shown) + " |",
+        f"| {'codec' if by == 'name' else 'coded with'} | kbit/s | "
+        + " | ".join(metric["label"] for metric in shown)
+        + " |",
         "|---|---:|" + "---:|" * len(shown),
     ]
-    for system in _by_bitrate(document):
-        name = f"**{system['name']}**" if system["is_model"] else system["name"]
-        cells = " | ".join(interval(system, metric) for metric in shown)
+    for system in sorted(systems, key=lambda entry: entry["kbps"]):
+        name = f"**{system[by]}**" if system["is_model"] and by == "name" else system[by]
+        cells = " | ".join(_score(system, metric, intervals=intervals) for metric in shown)
         lines.append(f"| {name} | {system['kbps']:.2f} | {cells} |")
-    lines += [
-        "",
+    return lines
+
+
+def about(document: Document) -> str:
+    """What the figures of such a table are."""
+    seconds = sum(clip["seconds"] for clip in document["clips"])
+    return (
         f"Means over {len(document['clips'])} clips ({seconds / 60:.1f} minutes) with 95 % bootstrap "
-        "intervals; measured bitrates, without container. " + _versions(document),
-    ]
-    return "\n".join(lines) + "\n"
+        f"intervals; measured bitrates, without container. {_versions(document)}"
+    )
 
 
-def interval(system: Document, metric: Document) -> str:
-    """A system's mean score with its interval, as Markdown."""
+def _score(system: Document, metric: Document, *, intervals: bool) -> str:
     score = system["scores"].get(metric["key"])
     if score is None:
         return "–"
     mean, low, high = (f"{score[key]:.{metric['decimals']}f}" for key in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
+    return f"{mean} ({low} to {high})" if intervals else mean
 
 
 def _versions(document: Document) -> str:
@@ -121,8 +132,6 @@ def _by_bitrate(document: Document) -> list[Document]:
 def _short(label: str) -> str:
     words = {
         "Log-mel distance": "log-mel",
-        "Log-spectral distance": "LSD",
-        "Spectral spread": "spread",
         "DistillMOS": "Distill",
     }
     return words.get(label, label.removesuffix(" speech"))

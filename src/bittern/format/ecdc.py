@@ -7,6 +7,7 @@ There is no checksum: damage is not noticed, but where bytes are missing. No tor
 """
 
 import json
+import operator
 import struct
 from dataclasses import dataclass
 
@@ -81,11 +82,11 @@ def _read_head(data: bytes, name: str, config: CodecConfig) -> tuple[int, int, i
     try:
         facts = json.loads(_part(data, _HEAD.size, length, name))
         model, samples, stages, lm = (facts[key] for key in ("m", "al", "nc", "lm"))
-        whole = type(samples) is int and type(stages) is int
+        samples, stages = operator.index(samples), operator.index(stages)
     except (ValueError, TypeError, KeyError):
-        model = samples = stages = lm = whole = None
-    if not whole or samples < 0 or stages < 1:
-        raise FormatError(f"{name}: damaged: the header makes no sense")
+        raise FormatError(f"{name}: damaged: the header makes no sense") from None
+    if samples < 0 or stages < 1:
+        raise FormatError(f"{name}: damaged: {samples} samples of {stages} codebooks")
     if lm:
         raise FormatError(
             f"{name}: coded with EnCodec's language model, whose probabilities differ from machine to "

@@ -144,5 +144,5 @@ def _folded(state: dict[str, Tensor]) -> dict[str, Tensor]:
         for key in [key for key in state if key.endswith(size)]:
             stem = key.removesuffix(size)
             g, v = found.pop(key), found.pop(stem + direction)
-            found[stem + "weight"] = torch._weight_norm(v, g, 0)
+            found[stem + "weight"] = g * v / v.flatten(1).norm(dim=1).view_as(g)
     return found
