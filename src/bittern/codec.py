@@ -364,8 +364,8 @@ class Codec(Checkpoint):
             )
         found = encode_segments(self.model, wav[None].to(self.device, torch.float32), stages)
         parts = [
-            EcdcSegment(part.codes[0].cpu().numpy(), part.level and float(part.level))
-            for part in found
+            EcdcSegment(codes[0].cpu().numpy(), None if level is None else float(level))
+            for codes, level in found
         ]
         return ecdc.write(self.config, wav.shape[-1], parts, stages)
 
@@ -379,13 +379,12 @@ class Codec(Checkpoint):
         samples, parts = ecdc.read(data, name, self.config)
         segments = [
             Segment(
-                torch.from_numpy(part.codes)[None].to(self.device),
-                None if part.level is None else torch.tensor([[part.level]], device=self.device),
+                torch.from_numpy(codes)[None].to(self.device),
+                None if level is None else torch.tensor([[level]], device=self.device),
             )
-            for part in parts
+            for codes, level in parts
         ]
-        wav = torch.zeros(1, self.channels, 0)
-        wav = decode_segments(self.model, segments, samples) if segments else wav
+        wav = decode_segments(self.model, segments, samples)
         return Audio(wav[0].cpu(), self.sample_rate)
 
     def simulate_loss(

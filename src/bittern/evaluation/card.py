@@ -81,23 +81,16 @@ def _nasty(file: Path, fingerprint: str) -> list[str]:
     models = [model for model in found["models"] if fingerprint in model["identity"]]
     if not models:
         raise CodecError(f"{file} has no model with the weights {fingerprint}; make it anew")
-    (model, *_) = models
-    broken = [
-        sound for sound in model["sounds"] if any(r["faults"] for r in sound["results"].values())
-    ]
+    lines = nasty.broken(found | {"models": models[:1]})
+    sounds, settings = models[0]["sounds"], ", ".join(models[0]["settings"])
     return [
         "## Nasty sounds",
         "",
-        f"Of {len(model['sounds'])} sounds that recordings may contain {len(broken)} come back broken at "
-        f"one of these settings at least: {', '.join(model['settings'])}. By `{found['command']}`; what "
-        "counts as broken is in docs/evaluation.md.",
+        f"{len(sounds)} sounds that recordings may contain, at {settings} each, by `{found['command']}`; "
+        f"what counts as broken is in docs/evaluation.md. Broken: {len(lines) or 'none'}.",
         "",
-        "<details><summary>Sound by sound, settings side by side</summary>",
-        "",
-        *nasty.as_markdown(model),
-        "",
-        "</details>",
-        "",
+        *(f"- {line}" for line in lines),
+        *[""][: len(lines)],
     ]
 
 

@@ -171,7 +171,7 @@ METRICS = (
     Metric("stoi", "STOI", "", True, 3, functools.partial(stoi, extended=False)),
     Metric("estoi", "ESTOI", "", True, 3, functools.partial(stoi, extended=True)),
     Metric("visqol", "ViSQOL speech", "MOS", True, 2, _visqol),
-    Metric("dnsmos", "DNSMOS", "MOS", True, 2, _opinion(lambda s: opinions.dnsmos(s).overall)),
+    Metric("dnsmos", "DNSMOS", "MOS", True, 2, _opinion(opinions.dnsmos)),
     Metric("plcmos", "PLCMOS", "MOS", True, 2, _opinion(opinions.plcmos)),
     *_distillmos(),
     Metric("si_sdr", "SI-SDR", "dB", True, 1, _torch_metric(si_sdr, rated=False)),

@@ -46,7 +46,7 @@ def as_text(document: Document) -> str:
             value = system["scores"].get(metric["key"], {}).get("mean", math.nan)
             cells.append(f"{value:8.{metric['decimals']}f}" if value == value else f"{'-':>8}")
         lines.append(f"{system['name']:{width}} {system['kbps']:7.2f} " + " ".join(cells))
-    return "\n".join([*lines, "", _versions(document)])
+    return "\n".join([*lines, "", versions(document)])
 
 
 def worst_as_text(document: Document) -> str:
@@ -82,7 +82,8 @@ def _with_clip(entry: Document | None) -> str:
 
 def as_markdown(document: Document) -> str:
     """The same for a README, with intervals."""
-    return "\n".join([*markdown_rows(document, document["systems"]), "", about(document)]) + "\n"
+    said = f"{about(document)} {versions(document)}"
+    return "\n".join([*markdown_rows(document, document["systems"]), "", said]) + "\n"
 
 
 def markdown_rows(
@@ -108,7 +109,7 @@ def about(document: Document) -> str:
     seconds = sum(clip["seconds"] for clip in document["clips"])
     return (
         f"Means over {len(document['clips'])} clips ({seconds / 60:.1f} minutes) with 95 % bootstrap "
-        f"intervals; measured bitrates, without container. {_versions(document)}"
+        "intervals; measured bitrates, without container."
     )
 
 
@@ -120,7 +121,7 @@ def _score(system: Document, metric: Document, *, intervals: bool) -> str:
     return f"{mean} ({low} to {high})" if intervals else mean
 
 
-def _versions(document: Document) -> str:
+def versions(document: Document) -> str:
     """What each codec is."""
     return "; ".join(f"{name}: {version}" for name, version in document["codecs"].items()) + "."
 

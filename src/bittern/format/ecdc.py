@@ -9,7 +9,7 @@ There is no checksum: damage is not noticed, but where bytes are missing. No tor
 import json
 import operator
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ _HEAD, _LEVEL = struct.Struct("!4sBI"), struct.Struct("!f")
 _LONGEST_JSON = 4096
 
 
-@dataclass(frozen=True)
-class EcdcSegment:
+class EcdcSegment(NamedTuple):
     codes: NDArray[np.int64]  # [k, F]
     level: float | None
 

@@ -45,8 +45,10 @@ def encode_segments(
 @torch.no_grad()
 def decode_segments(model: CodecModel, segments: list[Segment], length: int) -> Waveform:
     """Audio of segments in their order, [B, C, length]."""
+    if not segments:
+        return torch.zeros(1, model.config.channels, 0)
     if not model.config.segment_samples:
-        return torch.cat([model.decode(segment.codes, length) for segment in segments[:1]])
+        return model.decode(segments[0].codes, length)
     waves = [_decoded(model, segment) for segment in segments]
     first, stride = waves[0].shape[-1], model.config.segment_stride
     ramp = torch.linspace(0, 1, first + 2, device=waves[0].device)[1:-1]
