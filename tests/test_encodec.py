@@ -189,6 +189,12 @@ def test_commands_take_imported_weights(theirs, checkpoint, tmp_path, capsys):
     assert (back.frames, back.samplerate) == (theirs.sample_rate, theirs.sample_rate)
     assert main(["compress", "-fo", str(packed), *asked[:1], "--quality", "4", *model]) == 1
     assert "give --bitrate or --stages" in capsys.readouterr().err
+    assert (
+        main(["decompress", str(packed), "-o", str(tmp_path / "d.wav"), "--start", "1", *model])
+        == 1
+    )
+    assert "come back whole" in capsys.readouterr().err
+    assert not (tmp_path / "d.wav").exists()
 
 
 def test_what_is_not_of_encodec_is_refused_in_one_line(tmp_path, capsys):
@@ -196,7 +202,8 @@ def test_what_is_not_of_encodec_is_refused_in_one_line(tmp_path, capsys):
     (tmp_path / "text.th").write_text("no weights")
     (tmp_path / "folder").mkdir()
     torch.save(Evil(), tmp_path / "evil.th")
-    for name in ("other.th", "text.th", "folder", "missing", "evil.th"):
+    torch.save([1, 2], tmp_path / "list.th")
+    for name in ("list.th", "other.th", "text.th", "folder", "missing", "evil.th"):
         assert main(["import", "encodec", str(tmp_path / name), str(tmp_path / "out")]) == 3
         (line,) = capsys.readouterr().err.splitlines()
         assert name in line

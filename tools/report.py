@@ -16,6 +16,7 @@ from typing import Any
 
 from bittern.audio.names import find_audio
 from bittern.evaluation import tables
+from bittern.evaluation.baselines import TOOLS
 
 ROOT = Path(__file__).parents[1]
 MODEL = "speech-16khz"
@@ -37,7 +38,10 @@ def main() -> int:
     inputs = [args.clips] if args.limit is None else list(find_audio(args.clips))[: args.limit]
     lyra = ["--lyra", args.lyra] if args.lyra else []
     common = ["--model", model, "--out", out]
-    _run("evaluate", *inputs, *common, *ASKED, *lyra, *PAGE)
+    others = [
+        word for name in TOOLS for word in ("--baseline", name)
+    ]  # none of them may be missing
+    _run("evaluate", *inputs, *common, *ASKED, *others, *lyra, *PAGE)
     _run("evaluate", "--nasty", ROOT / "examples" / "speech.flac", *common, may_be=(0, 2))
     _run("card", model, out / "report.json")
     document = json.loads((out / "report.json").read_text())

@@ -60,6 +60,8 @@ def import_encodec(source: str, folder: Path) -> CodecModel:
         config, state = encodec.converted(state, facts)
     except ModelError as error:
         raise ModelError(f"{source}: {error}") from None
+    except (AttributeError, TypeError):
+        raise ModelError(f"{source}: holds something else than named weights") from None
     model = CodecModel(config)
     fold_weight_norm(model)
     _fill(model, state, Path(source))

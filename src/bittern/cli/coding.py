@@ -34,7 +34,7 @@ from bittern.cli.ports import (
     show_progress,
 )
 from bittern.config import DEFAULT_MODEL, CodingOptions
-from bittern.errors import CodecError
+from bittern.errors import CodecError, ConfigError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -184,6 +184,8 @@ def _decompress(args: argparse.Namespace) -> int:
     def run(source: str, target: str) -> tuple[str, float]:
         codec = codecs[makers[source]]
         if source.endswith(ecdc.SUFFIX):
+            if args.stages or args.start or args.duration is not None or args.recover:
+                raise ConfigError(f"{source}: {ecdc.SUFFIX} files come back whole; give no part")
             return ecdc.decompress(codec, source, lambda audio: _write(audio, target, args))
         receipt = _decompress_one(codec, source, target, args, quiet=quiet)
         return _describe_decoded(receipt), receipt.seconds

@@ -29,7 +29,7 @@ _OVERALL = (-0.06766283, 1.11546468, 0.04602535)  # polynomial, the highest powe
 
 
 def dnsmos(samples: NDArray[np.floating]) -> float:
-    """Mean opinion score, 1 to 5, of speech at 16 kHz, [T], all in all; short speech is repeated, up to 9 s.
+    """Mean opinion score, 1 to 5, of speech at 16 kHz, [T], all in all; short speech is repeated.
 
     Raises:
         ValueError: there are no samples.
@@ -44,8 +44,9 @@ def dnsmos(samples: NDArray[np.floating]) -> float:
     # what is repeated need be heard once
     shifts, counts = np.unique([start % len(samples) for start in starts], return_counts=True)
     network = _network("dnsmos_models", "sig_bak_ovr.onnx")
-    raw = [network.run(None, {"input_1": heard[None, s : s + length]})[0][0, 2] for s in shifts]
-    return float(np.average(np.polyval(_OVERALL, np.asarray(raw, np.float64)), weights=counts))
+    outputs = [network.run(None, {"input_1": heard[None, s : s + length]})[0] for s in shifts]
+    raw = np.asarray(outputs, np.float64)[:, 0, 2]  # after those of the voice and the background
+    return float(np.average(np.polyval(_OVERALL, raw), weights=counts))
 
 
 def plcmos(samples: NDArray[np.floating], raters: int = 5) -> float:

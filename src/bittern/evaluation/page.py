@@ -9,9 +9,7 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,13 +29,6 @@ _FORMATS = {  # libsndfile's container and coding, media type
     "flac": ("FLAC", "PCM_16", "audio/flac"),
     "opus": ("OGG", "OPUS", "audio/ogg"),
 }
-
-
-@dataclass(frozen=True)
-class PageOptions:
-    clips: int = 10
-    seconds: float = 7.0  # of each clip, from its start
-    audio: str = "flac"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,10 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def options(args: argparse.Namespace) -> PageOptions:
+def check(args: argparse.Namespace) -> None:
+    """Refuse what no page can have."""
     if args.page_clips < 0 or args.page_seconds <= 0:
         raise ConfigError("--page-clips must be 0 or more and --page-seconds above 0")
-    return PageOptions(args.page_clips, args.page_seconds, args.page_audio)
 
 
 def write(
@@ -71,30 +62,20 @@ def write(
     clips: Sequence[Clip],
     families: Sequence[Family],
     store: Cache,
-    out: Path,
-    wanted: PageOptions,
+    args: argparse.Namespace,
 ) -> None:
-    """Write index.html.
-
-    Args:
-        document: of `report.document`.
-        clips: that it is about.
-        families: that it is about.
-        store: where the decoded audio is.
-        out: folder to write to.
-        wanted: what to show.
-    """
+    """Write index.html of a report's `document` into `args.out`; `store` has the decoded audio."""
     shown = audible(families, document)
     heard = []
-    for clip in clips[: wanted.clips]:
-        versions = [{"system": None, "audio": _audio(clip, clip.samples, wanted)}]
+    for clip in clips[: args.page_clips]:
+        versions = [{"system": None, "audio": _audio(clip, clip.samples, args)}]
         for system in shown:
             row = store.get(clip, system)
             if row is not None:
-                versions.append({"system": system.name, "audio": _audio(clip, row.samples, wanted)})
+                versions.append({"system": system.name, "audio": _audio(clip, row.samples, args)})
         heard.append({"clip": clip.name, "versions": versions})
     data = document | {"heard": heard, "colours": colours(document)}
-    with atomic_path(out / "index.html") as path:
+    with atomic_path(args.out / "index.html") as path:
         path.write_text(_assemble(data), encoding="utf-8")
 
 
@@ -124,10 +105,10 @@ def audible(families: Sequence[Family], document: dict[str, Any]) -> list[System
     return chosen
 
 
-def _audio(clip: Clip, samples: np.ndarray, wanted: PageOptions) -> str:
+def _audio(clip: Clip, samples: np.ndarray, args: argparse.Namespace) -> str:
     """The excerpt as a URL."""
-    container, coding, media_type = _FORMATS[wanted.audio]
-    excerpt = samples[: round(wanted.seconds * clip.sample_rate)]
+    container, coding, media_type = _FORMATS[args.page_audio]
+    excerpt = samples[: round(args.page_seconds * clip.sample_rate)]
     file = io.BytesIO()
     sf.write(file, to_int16(excerpt), clip.sample_rate, coding, format=container)
     return f"data:{media_type};base64,{base64.b64encode(file.getvalue()).decode()}"

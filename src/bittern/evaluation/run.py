@@ -33,7 +33,6 @@ from bittern.evaluation import (
     page,
     plots,
     report,
-    saved,
     scores,
     tables,
 )
@@ -76,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """
     say = _silent if args.quiet else _to_stderr
     _require_packages()
+    page.check(args)
     if args.jobs < 1:
         raise ConfigError(f"--jobs is {args.jobs}; give 1 or more")
     if bool(args.inputs) == bool(args.nasty):
@@ -275,9 +275,9 @@ def _write(
             path.write_text(text, encoding="utf-8")
     if args.save_audio:
         systems = [system for family in families for system in family.systems]
-        saved.save(usable, systems, store, args.save_audio)
+        cache.save_audio(usable, systems, store, args.save_audio)
     plots.write(document, args.out)
-    page.write(document, usable, families, store, args.out, page.options(args))
+    page.write(document, usable, families, store, args)
 
 
 def _tell(

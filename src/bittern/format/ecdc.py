@@ -82,7 +82,7 @@ def _read_head(data: bytes, name: str, config: CodecConfig) -> tuple[int, int, i
         facts = json.loads(_part(data, _HEAD.size, length, name))
         model, samples, stages, lm = (facts[key] for key in ("m", "al", "nc", "lm"))
         samples, stages = operator.index(samples), operator.index(stages)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise FormatError(f"{name}: damaged: the header makes no sense") from None
     if samples < 0 or stages < 1:
         raise FormatError(f"{name}: damaged: {samples} samples of {stages} codebooks")
