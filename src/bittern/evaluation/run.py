@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: an argument is wrong.
         ModelError: a model cannot be loaded.
     """
-    say = _silent if args.quiet else _to_stderr
+    say = (lambda _: None) if args.quiet else _to_stderr
     _require_packages()
     page.check(args)
     if args.jobs < 1:
@@ -321,7 +321,3 @@ def _without_folders(argument: str) -> str:
 
 def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201 (the command's own talk)
-
-
-def _silent(text: str) -> None:
-    del text

@@ -39,7 +39,9 @@ def as_text(document: Document) -> str:
     """A table for the terminal: one line a system, by measured bitrate."""
     shown = [metric for metric in document["metrics"] if metric["key"] != "stoi"]
     width = max(len(system["name"]) for system in document["systems"])
-    lines = [f"{'':{width}} {'kbit/s':>7} " + " ".join(f"{_short(m['label']):>8}" for m in shown)]
+    lines = [
+        f"{'':{width}} {'kbit/s':>7} " + " ".join(f"{m['label'].split()[0][:8]:>8}" for m in shown)
+    ]
     for system in _by_bitrate(document):
         cells = []
         for metric in shown:
@@ -128,11 +130,3 @@ def versions(document: Document) -> str:
 
 def _by_bitrate(document: Document) -> list[Document]:
     return sorted(document["systems"], key=lambda system: system["kbps"])
-
-
-def _short(label: str) -> str:
-    words = {
-        "Log-mel distance": "log-mel",
-        "DistillMOS": "Distill",
-    }
-    return words.get(label, label.removesuffix(" speech"))

@@ -88,13 +88,10 @@ def converted(
 
 def _config(facts: dict[str, Any], stages: int, codebook_size: int) -> CodecConfig:
     whole = facts["chunk_length_s"] is None
-    for what, right in (
-        ("trim_right_ratio", facts["trim_right_ratio"] == 1.0),
-        ("last_kernel_size", facts["last_kernel_size"] == facts["kernel_size"]),
-        ("normalize", facts["normalize"] != whole),
-        ("overlap", whole or facts["overlap"] == 0.01),
-    ):
-        if not right:
+    overlap = facts["overlap"] if whole else 0.01
+    needed = {"trim_right_ratio": 1.0, "normalize": not whole, "overlap": overlap}
+    for what, right in (needed | {"last_kernel_size": facts["kernel_size"]}).items():
+        if facts[what] != right:
             raise ModelError(f"{what} is {facts[what]}; no released EnCodec has that")
     ratios, units = tuple(facts["upsampling_ratios"][::-1]), facts["num_residual_layers"]
     network = NetworkConfig(

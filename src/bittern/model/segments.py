@@ -49,7 +49,10 @@ def decode_segments(model: CodecModel, segments: list[Segment], length: int) -> 
         return torch.zeros(1, model.config.channels, 0)
     if not model.config.segment_samples:
         return model.decode(segments[0].codes, length)
-    waves = [_decoded(model, segment) for segment in segments]
+    waves = [
+        model.decoder(model.quantizer.decode(codes)) * (1 if level is None else level[..., None])
+        for codes, level in segments
+    ]
     first, stride = waves[0].shape[-1], model.config.segment_stride
     ramp = torch.linspace(0, 1, first + 2, device=waves[0].device)[1:-1]
     fade = 0.5 - (ramp - 0.5).abs()
@@ -60,8 +63,3 @@ def decode_segments(model: CodecModel, segments: list[Segment], length: int) -> 
         out[..., at] += wave * fade[: wave.shape[-1]]
         weight[at] += fade[: wave.shape[-1]]
     return (out / weight)[..., :length].clamp(-_PEAK, _PEAK)
-
-
-def _decoded(model: CodecModel, segment: Segment) -> Waveform:
-    wav = model.decoder(model.quantizer.decode(segment.codes))
-    return wav if segment.level is None else wav * segment.level[..., None]
