@@ -72,7 +72,8 @@ def _table(document: dict[str, Any]) -> str:
             name = system["name"].replace(" by bitrate", "").replace(".0 kbit/s", " kbit/s")
             shown.append(system | {"name": name})
     lines = tables.markdown_rows(document, shown, intervals=False)
-    about = f"{tables.about(document)} {tables.versions(document)}"
+    about = tables.about(document).replace(" with 95 % bootstrap intervals", "")
+    about += " " + tables.versions(document)
     return "\n".join([*lines, "", about, ""])
 
 

@@ -268,7 +268,7 @@ def test_a_phone_needs_no_sideways_scrolling(opened):
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        assert opened.execute_script("return document.documentElement.scrollWidth") == 390
+        wait(opened, "document.documentElement.scrollWidth === 390")
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
