@@ -53,9 +53,8 @@ def add_fit_entropy(commands: Commands) -> None:
     command.add_argument(
         "--steps",
         type=positive_int,
-        default=800,
         metavar="N",
-        help="for each stage (default: %(default)s)",
+        help="for each stage (default: ten times through all frames, 800 to 6000)",
     )
     command.add_argument("--seed", type=int, default=0, metavar="N", help="of the fit")
     add_device(command)
