@@ -14,8 +14,8 @@ import bittern
 from bittern import weights
 from bittern.cli import main
 from bittern.codec import Codec
-from bittern.errors import FormatError, ModelMismatchError
-from bittern.model.encodec import RELEASED_24KHZ, RELEASED_48KHZ
+from bittern.errors import FormatError, ModelError, ModelMismatchError
+from bittern.model.encodec import RELEASED_24KHZ, RELEASED_48KHZ, converted
 from bittern.model.segments import Segment, decode_segments, encode_segments
 
 encodec = pytest.importorskip("encodec", reason="encodec is not installed")
@@ -208,6 +208,13 @@ def test_what_is_not_of_encodec_is_refused_in_one_line(tmp_path, capsys):
         (line,) = capsys.readouterr().err.splitlines()
         assert name in line
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("facts", [{"normalize": True}, RELEASED_48KHZ | {"overlap": 0.5}])
+def test_what_no_release_has_is_refused_by_its_name(facts):
+    state = {"quantizer.layers.0.codebook.embed": torch.zeros(1024, 128)}
+    with pytest.raises(ModelError, match="(normalize is True|overlap is 0.5); no released"):
+        converted(state, facts)
 
 
 class Evil:

@@ -85,8 +85,9 @@ def _encodec_files(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{source}: cannot be had from the hub ({reason})") from None
+        raise ModelError(
+            f"{source}: not had from the hub ({str(error).split(chr(10))[0]})"
+        ) from None
 
 
 def load_into(model: CodecModel, name_or_folder: str | Path) -> None:

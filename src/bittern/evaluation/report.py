@@ -184,10 +184,8 @@ def codebooks(codes: Sequence[NDArray[np.integer]], codebook_size: int) -> Docum
         share = counts[counts > 0] / frames
         corrected = (len(share) - 1) / (2 * frames * np.log(2)) - (share * np.log2(share)).sum()
         entropy = float(min(corrected, np.log2(codebook_size)))
-        usage = len(share) / codebook_size
-        stages.append(
-            {"stage": number, "usage": usage, "perplexity": 2**entropy, "entropy": entropy}
-        )
+        one = {"stage": number, "usage": len(share) / codebook_size}
+        stages.append(one | {"perplexity": 2**entropy, "entropy": entropy})
     bits = (codebook_size - 1).bit_length()
     return {
         "frames": frames,

@@ -30,7 +30,6 @@ RELEASED_24KHZ: dict[str, Any] = {
     "audio_channels": 1,
     "normalize": False,
     "chunk_length_s": None,
-    "overlap": None,
     "hidden_size": 128,
     "num_filters": 32,
     "num_residual_layers": 1,
@@ -88,8 +87,9 @@ def converted(
 
 def _config(facts: dict[str, Any], stages: int, codebook_size: int) -> CodecConfig:
     whole = facts["chunk_length_s"] is None
-    overlap = facts["overlap"] if whole else 0.01
-    needed = {"trim_right_ratio": 1.0, "normalize": not whole, "overlap": overlap}
+    needed = {"trim_right_ratio": 1.0, "normalize": not whole} | (
+        {} if whole else {"overlap": 0.01}
+    )
     for what, right in (needed | {"last_kernel_size": facts["kernel_size"]}).items():
         if facts[what] != right:
             raise ModelError(f"{what} is {facts[what]}; no released EnCodec has that")
