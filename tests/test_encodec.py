@@ -213,7 +213,7 @@ def test_what_is_not_of_encodec_is_refused_in_one_line(tmp_path, capsys):
 @pytest.mark.parametrize("facts", [{"normalize": True}, RELEASED_48KHZ | {"overlap": 0.5}])
 def test_what_no_release_has_is_refused_by_its_name(facts):
     state = {"quantizer.layers.0.codebook.embed": torch.zeros(1024, 128)}
-    with pytest.raises(ModelError, match="(normalize is True|overlap is 0.5); no released"):
+    with pytest.raises(ModelError, match=r"(normalize is True|overlap is 0\.5); no released"):
         converted(state, facts)
 
 

@@ -25,6 +25,7 @@ from bittern.evaluation.tools import payload_bytes
 OPUS_RATES = ("6", "8", "12", "16", "24")  # kbit/s, by default
 LYRA_FILES = ("soundstream_encoder.tflite", "quantizer.tflite", "lyragan.tflite")
 
+_package: Callable[[str], Any] = importlib.import_module
 Samples = NDArray[np.floating]  # [T], in -1..1
 
 
@@ -220,7 +221,3 @@ def lyra(folder: Path) -> LibraryFamily:
         data = b"".join((folder / file).read_bytes() for file in LYRA_FILES)
         version = f"networks {hashlib.sha256(data).hexdigest()[:16]}"
     return LibraryFamily(Lyra.name, Lyra.rates, version, functools.partial(Lyra, folder), missing)
-
-
-def _package(name: str) -> Any:
-    return importlib.import_module(name)
