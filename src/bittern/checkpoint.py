@@ -8,6 +8,7 @@ What a run needs to go on training is not here but in `training/state.py`.
 """
 
 import hashlib
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from bittern.format.entropy import ENTROPY_FILE, EntropyModel
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FINGERPRINT_BYTES = 8
+_LONGEST_TOLD = 400  # characters of what is wrong with a config
+_LARGEST_CONFIG, _LARGEST_WEIGHTS = 1 << 20, 1 << 30  # bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +71,16 @@ def shipped_names() -> list[str]:
 
 
 def find(name_or_folder: str | Path) -> Path:
-    """The folder of a checkpoint given by its path or by the name of a shipped one.
+    """The folder of a checkpoint given by the name of a shipped one or by its path.
+
+    A folder in the working directory that is called like a shipped one is `./name`, or a `Path`.
 
     Raises:
         ModelError: neither exists.
     """
     candidates = [Path(name_or_folder)]
-    if Path(name_or_folder).name == str(name_or_folder):
-        candidates += [root / str(name_or_folder) for root in shipped_folders()]
+    if isinstance(name_or_folder, str) and Path(name_or_folder).name == name_or_folder:
+        candidates = [root / name_or_folder for root in shipped_folders()] + candidates
     for folder in candidates:
         if (folder / CONFIG_FILE).is_file():
             return folder
@@ -117,9 +122,9 @@ def read_config(folder: Path) -> CodecConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        return CodecConfig.from_json(path.read_text())
+        return CodecConfig.from_json(_read(path, _LARGEST_CONFIG).decode())
     except ConfigError as error:
-        raise ModelError(f"{path}: {error}") from None
+        raise ModelError(f"{path}: {str(error)[:_LONGEST_TOLD]}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from None
 
@@ -132,7 +137,7 @@ def read_weights(folder: Path) -> tuple[bytes, tuple[bytes, ...]]:
     """
     path = folder / WEIGHTS_FILE
     try:
-        data = path.read_bytes()
+        data = _read(path, _LARGEST_WEIGHTS)
         with safe_open(path, "numpy") as file:
             given = (file.metadata() or {}).get("decodes", "")
     except OSError as error:
@@ -145,6 +150,21 @@ def read_weights(folder: Path) -> tuple[bytes, tuple[bytes, ...]]:
         raise ModelError(
             f"{path}: `decodes` is {given!r}; expected fingerprints in hexadecimal"
         ) from None
+
+
+def _read(path: Path, most: int) -> bytes:
+    """The bytes of a file that is one, and not larger than what it is for.
+
+    Raises:
+        ModelError: it is not.
+        OSError: it cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path}: is not a regular file")
+    if status.st_size > most:
+        raise ModelError(f"{path}: has {status.st_size} bytes, which is more than any has")
+    return path.read_bytes()
 
 
 def write(folder: Path, config: CodecConfig, weights: bytes) -> bytes:
@@ -176,10 +196,17 @@ def keep_entropy(config: CodecConfig, source: str | Path, folder: Path) -> None:
 
 
 def _load_entropy(folder: Path, config: CodecConfig) -> EntropyModel | None:
-    found, own = entropy.load(folder), config.quantizer
-    if found and (found.stages, found.codebook_size) != (own.stages, own.codebook_size):
+    path = folder / ENTROPY_FILE
+    try:
+        data = _read(path, _LARGEST_WEIGHTS)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+    found, own = EntropyModel(data, str(path)), config.quantizer
+    if (found.stages, found.codebook_size) != (own.stages, own.codebook_size):
         raise ModelError(
-            f"{folder / ENTROPY_FILE}: is for {found.stages} stages of {found.codebook_size} "
+            f"{path}: is for {found.stages} stages of {found.codebook_size} "
             f"codes; the model has {own.stages} of {own.codebook_size}. Fit it anew"
         )
     return found

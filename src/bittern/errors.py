@@ -6,6 +6,14 @@ and configurations, things that a user can put right without reading code.
 """
 
 
+def one_line(text: object) -> str:
+    """What is told, with names of files and tensors in it that may hold anything: on one line, escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
+    )
+
+
 class CodecError(Exception):
     """Anything wrong with a user's file, model or configuration."""
 

@@ -28,7 +28,7 @@ from bittern.cli.models import (
 )
 from bittern.cli.options import Commands, Parser, report
 from bittern.cli.standard import mend_standard_streams
-from bittern.errors import AudioWarning, CodecError
+from bittern.errors import AudioWarning, CodecError, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,7 +94,7 @@ def _drop_output() -> None:
 
 
 def _show_warning(message: Warning | str, *where: Any) -> None:
-    print(f"bittern: warning: {message}", file=sys.stderr)
+    print(f"bittern: warning: {one_line(message)}", file=sys.stderr)
 
 
 def _parser(argv: list[str]) -> ArgumentParser:

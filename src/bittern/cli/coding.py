@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from bittern.cli import ecdc
+from bittern.cli.batches import add_files, pair_files
 from bittern.cli.options import (
     Commands,
     add_coding_options,
     add_command,
-    add_files,
     add_jobs,
     add_model,
     coding_options,
@@ -28,7 +28,6 @@ from bittern.cli.ports import (
     label,
     open_input,
     open_output,
-    pair_files,
     refuse_recording,
     run_jobs,
     show_progress,
@@ -77,7 +76,8 @@ def _compress(args: argparse.Namespace) -> int:
     def run(source: str, target: str) -> tuple[str, float]:
         if target.endswith(ecdc.SUFFIX):
             options = CodingOptions(**coding_options(args))
-            return ecdc.compress(codec, _audio_input(source, args), target, options)
+            sound = _audio_input(source, args)
+            return ecdc.compress(codec, sound, target, options, force=args.force)
         receipt = _compress_one(codec, source, target, args, quiet=quiet)
         return _describe_coded(receipt), receipt.seconds
 
@@ -89,7 +89,7 @@ def _compress_one(
 ) -> "Receipt":
     with (
         _audio_input(source, args) as stream,
-        open_output(target) as file,
+        open_output(target, force=args.force) as file,
         show_progress(stream.seconds, unit=" s of audio", quiet=quiet) as bar,
     ):
         live = target == PIPE or not file.seekable()
@@ -219,6 +219,8 @@ def _decompress_one(
             duration=args.duration,
             recover=args.recover,
         )
+        if args.start and stream.samples == 0:
+            raise ConfigError(f"{label(source)}: ends before --start {args.start:g}")
         for gap in stream.lost:
             _say_lost(gap, source, args)
         with show_progress(stream.seconds, unit=" s of audio", quiet=quiet) as bar:
@@ -230,9 +232,9 @@ def _write(stream: "audio.AudioStream", target: str, args: argparse.Namespace) -
     from bittern.audio import streams as audio
 
     if target != PIPE:
-        audio.write_stream(Path(target), stream)
+        audio.write_stream(Path(target), stream, replace=args.force)
         return
-    with open_output(target) as pipe:
+    with open_output(target, force=args.force) as pipe:
         audio.write_pipe(pipe, stream, raw=args.raw)
 
 

@@ -23,6 +23,8 @@ def compress(
     source: "AbstractContextManager[AudioStream]",
     target: str,
     options: CodingOptions,
+    *,
+    force: bool,
 ) -> tuple[str, float]:
     """Write one; returns what to say of it, and the seconds of audio."""
     import torch
@@ -39,7 +41,7 @@ def compress(
         mixed = audio.mix(samples.T, codec.channels, stream.name)
         wav = soxr.resample(mixed, stream.sample_rate, codec.sample_rate).astype(np.float32).T
     data = codec.compress_ecdc(torch.from_numpy(np.ascontiguousarray(wav)), stages=stages)
-    with open_output(target) as file:
+    with open_output(target, force=force) as file:
         file.write(data)
     return _said(f"{stages} stages", wav.shape[1] / codec.sample_rate, len(data))
 

@@ -63,7 +63,7 @@ class ResidualQuantizer(nn.Module):
         """
         stages = self._check_stages(stages)
         with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
-            if latent.shape[0] * latent.shape[2] == 1 and _plain(latent):
+            if latent.shape[0] * latent.shape[2] == 1 and plain(latent):
                 return self._encode_one(latent.float().reshape(1, -1), stages)
             vectors = rearrange(latent.float(), "b d f -> (b f) d")
             norms, columns = self.tables()
@@ -79,8 +79,8 @@ class ResidualQuantizer(nn.Module):
                 given.append(given[-1] - codebook.index_select(0, picked[-1]))
             codes, gap = torch.stack(picked), torch.stack(gaps)  # [k, M]
             size = torch.stack(given[:-1]).square().sum(dim=2) + norms[:stages].gather(1, codes)
-            rows = (gap <= NEAR_TIE * size).any(dim=0).nonzero().flatten()
-            if len(rows):
+            unsure = (gap <= NEAR_TIE * size).any(dim=0)
+            if not torch.compiler.is_compiling() and len(rows := unsure.nonzero().flatten()):
                 codes[:, rows] = self._settle(vectors[rows], stages)
             return rearrange(codes, "k (b f) -> b k f", b=latent.shape[0])
 
@@ -151,12 +151,14 @@ class ResidualQuantizer(nn.Module):
             ValueError: k is not in 1..K, or a code is outside [-1, N).
         """
         stages = self._check_stages(codes.shape[1])
-        if codes.numel() and (int(codes.min()) < -1 or int(codes.max()) >= self.codebook_size):
-            raise ValueError(
-                f"codes run from {int(codes.min())} to {int(codes.max())}; "
-                f"expected 0 to {self.codebook_size - 1}, or -1 where a frame has no code"
-            )
-        if codes.shape[0] * codes.shape[2] == 1 and _plain(self.codewords):
+        if codes.numel() and not torch.compiler.is_compiling():
+            low, high = (int(end) for end in codes.aminmax())
+            if low < -1 or high >= self.codebook_size:
+                raise ValueError(
+                    f"codes run from {low} to {high}; "
+                    f"expected 0 to {self.codebook_size - 1}, or -1 where a frame has no code"
+                )
+        if codes.shape[0] * codes.shape[2] == 1 and plain(self.codewords):
             there = codes[0, :, 0].numpy()
             there = there[there >= 0]
             rows = self.codewords.numpy()[np.flatnonzero(codes[0, :, 0].numpy() >= 0), there]
@@ -186,7 +188,7 @@ class ResidualQuantizer(nn.Module):
                 rest = rest - self.codewords[stage].index_select(0, codes[:, stage].flatten())
             found.append(rest.square().sum(dim=1))
             done = count
-        return rearrange(torch.stack(found), "r (b f) -> b r f", b=len(codes))
+        return torch.stack(found, dim=1).unflatten(0, codes.shape[::2]).transpose(1, 2)
 
     @property
     def gains(self) -> Tensor:
@@ -260,7 +262,7 @@ def _tables(codewords: Tensor) -> tuple[Tensor, Tensor]:
     return norms, torch.cat(rows, dim=1)
 
 
-def _plain(tensor: Tensor) -> bool:
+def plain(tensor: Tensor) -> bool:
     """Whether numpy may see it: on a CPU, and not while a graph is made."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 

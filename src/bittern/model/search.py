@@ -5,7 +5,7 @@ finds nearer ones, for any decoder and at no bits, at the price of encoding time
 stages is then not quite what encoding with k stages gives: it was searched for with more in view.
 
 Codes do not depend on how many frames are searched at once, nor on the library that multiplies: what
-float32 cannot tell apart is searched again in float64.
+float32 cannot tell apart is searched again in float64; graphs of torch.export leave that out.
 
 Source: M-algorithm for multistage quantizers (LeBlanc et al., IEEE Trans. Speech and Audio Proc. 1993).
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bittern.config import WIDEST_SEARCH
-from bittern.model.quantizer import NEAR_TIE, ResidualQuantizer
+from bittern.model.quantizer import NEAR_TIE, ResidualQuantizer, plain
 from bittern.shapes import Codes, Latent
 
 _CANDIDATES = 2048  # at once, of all frames together, which bounds the memory
@@ -41,13 +41,16 @@ def search_codes(quantizer: ResidualQuantizer, latent: Latent, stages: int, *, w
         raise ValueError(f"search width is {width}; give 1 to {WIDEST_SEARCH}")
     if not 1 <= stages <= quantizer.stages:
         raise ValueError(f"got {stages} stages; this quantizer has 1 to {quantizer.stages}")
-    if width == 1 or latent.shape[-1] == 0:
+    if latent.shape[0] * latent.shape[2] == 0:
+        return latent.new_zeros(len(latent), stages, latent.shape[2], dtype=torch.int64)
+    if width == 1:
         return quantizer.encode(latent, stages)
-    if latent.shape[0] * latent.shape[2] == 1 and latent.device.type == "cpu":
+    if latent.shape[0] * latent.shape[2] == 1 and plain(latent):
         return _search_one(quantizer, latent.float().reshape(1, -1), stages, width)[..., None]
     vectors = rearrange(latent.float(), "b d f -> (b f) d")
     with torch.autocast(latent.device.type, enabled=False):
-        parts = vectors.split(max(_CANDIDATES // width, 1))
+        at_once = max(_CANDIDATES // width, 1)
+        parts = [vectors] if torch.compiler.is_compiling() else vectors.split(at_once)
         codes = torch.cat([_search(quantizer, part, stages, width) for part in parts])
     return rearrange(codes, "(b f) k -> b k f", b=latent.shape[0])
 
@@ -73,8 +76,7 @@ def _search(quantizer: ResidualQuantizer, vectors: Tensor, stages: int, width: i
     best = energy.argmin(dim=1)
     unsure |= (energy <= energy.amin(dim=1, keepdim=True) * (1 + NEAR_TIE)).sum(dim=1) > 1
     codes = _traced(steps, best)
-    rows = unsure.nonzero().flatten()
-    if len(rows):
+    if not torch.compiler.is_compiling() and len(rows := unsure.nonzero().flatten()):
         codes[rows] = _settle(quantizer, vectors[rows], stages, width)
     return codes
 

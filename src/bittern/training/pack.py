@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -77,13 +77,13 @@ def read_index(folder: Path) -> Index:
         about = json.loads(head)
         coding, sample_rate, count = about["coding"], about["sample_rate"], about["files"]
         for row in map(json.loads, rows):
-            shard = folder / row["shard"]
-            entries.append(
-                Packed(row["path"], shard, row["offset"], row["size"], int(row["digest"], 16))
-            )
+            entries.append(_entry(folder, row))
         if len(entries) != count:
             raise ValueError(f"{len(entries)} files of {count}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        coding = Coding(coding)
+        if not (isinstance(sample_rate, int) and 1_000 <= sample_rate <= 768_000):
+            raise ValueError(f"sample_rate is {sample_rate}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise AudioError(f"{folder / INDEX}: is damaged ({error}); pack or copy it anew") from None
     needed: dict[Path, int] = {}
     for entry in entries:
@@ -92,7 +92,22 @@ def read_index(folder: Path) -> Index:
         held = shard.stat().st_size if shard.is_file() else 0
         if held < size:
             raise AudioError(f"{shard}: has {held} bytes of {size}; copy the pack anew")
-    return Index(sample_rate, Coding(coding), entries)
+    return Index(sample_rate, coding, entries)
+
+
+def _entry(folder: Path, row: dict[str, Any]) -> Packed:
+    """A row of the index.
+
+    Raises:
+        ValueError: what it names is not in the folder.
+        KeyError, TypeError: a part is missing, or of another type.
+    """
+    name, offset, size = str(row["shard"]), row["offset"], row["size"]
+    if not (Path(name).name == name and isinstance(row["path"], str)):
+        raise ValueError(f"shard {name!r} is not a file beside it")
+    if not (type(offset) is type(size) is int and offset >= 0 and size >= 0):
+        raise ValueError(f"a file at {offset!r} of {size!r} bytes")
+    return Packed(row["path"], folder / name, offset, size, int(row["digest"], 16))
 
 
 def check(folder: Path, sample_rate: int, coding: Coding) -> None:
