@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo peers check docs format lint types test test-all lines wheel bench evaluate train clean
+.PHONY: help setup demo peers check docs format lint types test test-all lines wheel bench evaluate report train clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,7 +25,8 @@ demo: setup  ## Compress and restore the example speech with the shipped codec
 
 peers:  ## Install the codecs and the browser that some tests use (Debian, as root)
 	apt-get update -qq
-	apt-get install -y -qq opus-tools lame ffmpeg codec2 chromium chromium-driver
+	apt-get install -y -qq opus-tools lame ffmpeg codec2 nodejs npm chromium chromium-driver
+	npm install --silent -g ogg-opus-decoder
 
 format: setup  ## Format the code
 	$(BIN)/ruff format .
@@ -65,6 +66,10 @@ docs: setup  ## Write the API reference to build/site
 evaluate: setup  ## Score the default codec beside Opus and others: make evaluate DATA=FOLDER
 	$(BIN)/bittern evaluate $(DATA) --out build/report
 	$(BIN)/bittern evaluate --nasty --out build/report
+
+report: setup  ## The figures of README, page and card from one evaluation: make report DATA=FOLDER LYRA=FOLDER
+	$(BIN)/pip install --quiet ai-edge-litert
+	$(BIN)/python tools/report.py $(DATA) $(if $(LYRA),--lyra $(LYRA))
 
 train: setup  ## Train the default codec: make train DATA=FOLDER
 	$(BIN)/bittern train data.root=$(DATA)

@@ -20,6 +20,7 @@ from bittern.cli.corpora import add_tokenize
 from bittern.cli.models import (
     add_card,
     add_fit_entropy,
+    add_import,
     add_pack,
     add_publish,
     add_push,
@@ -120,6 +121,7 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_fit_entropy(commands)
     add_publish(commands)
     add_push(commands)
+    add_import(commands)
     add_card(commands)
     add_pack(commands)
     completion = add_command(

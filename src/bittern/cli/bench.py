@@ -64,7 +64,6 @@ def _table(result: "Benchmark") -> str:
         for speed in result.speeds
     ]
     lines += [
-        f"{'trim to a fifth':24}{1:8}{result.trim_real_time:8.0f}",
         "",
         f"peak memory {result.resident_mb:.0f} MB, of which {result.resident_start_mb:.0f} MB "
         "before any work",

@@ -113,6 +113,30 @@ def _push(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_import(commands: Commands) -> None:
+    command = add_command(
+        commands, "import", _import, "make a checkpoint of weights that EnCodec released"
+    )
+    command.add_argument("kind", choices=["encodec"], help="whose weights")
+    command.add_argument(
+        "source",
+        metavar="FILE_OR_FOLDER_OR_ID",
+        help="encodec_24khz-d7cc33bc.th, a folder of `transformers`, or facebook/encodec_24khz",
+    )
+    command.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+
+
+def _import(args: argparse.Namespace) -> int:
+    from bittern import checkpoint, weights
+
+    config = weights.import_encodec(args.source, args.out).config
+    if config.sample_rate == 32_000:
+        _say(args, "facebook/encodec_32khz is under CC-BY-NC 4.0: for use that is not commercial")
+    fingerprint = checkpoint.load(args.out).fingerprint.hex()
+    print(f"{args.out}: {config.name}, {config.quantizer.stages} stages, fingerprint {fingerprint}")
+    return 0
+
+
 def add_card(commands: Commands) -> None:
     command = add_command(commands, "card", _card, "write a checkpoint's model card")
     command.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder")

@@ -1,7 +1,6 @@
 """How fast a codec is on this machine, and how much it delays: what `bittern bench` prints."""
 
 import functools
-import io
 import resource
 import statistics
 import sys
@@ -14,8 +13,6 @@ import torch
 
 from bittern.codec import Codec
 from bittern.config import SEARCH_WIDTH
-from bittern.format import edit as editing
-from bittern.format.container import Reader
 from bittern.model.stream import StreamingDecoder, StreamingEncoder
 from bittern.shapes import Waveform
 
@@ -45,7 +42,6 @@ class Benchmark:
     frame_ms: float  # audio that has to be there before a frame can be coded
     lookahead_ms: float  # audio after a frame, which the last of its samples wait for
     speeds: list[Speed]
-    trim_real_time: float  # of a file to the stages of a fifth of its bitrate, by the clock
     resident_mb: float  # of the process at its peak
     resident_start_mb: float  # of it before any work: Python, torch and the weights
 
@@ -89,7 +85,6 @@ def run(
         frame_ms=1000 / codec.frame_rate,
         lookahead_ms=1000 * codec.config.delay / codec.sample_rate,
         speeds=speeds,
-        trim_real_time=_trim_speed(codec, seconds, stages),
         resident_mb=_peak_mb(),
         resident_start_mb=before,
     )
@@ -126,16 +121,6 @@ def _speeds(
         Speed(work=work, way=way, threads=threads, **_clock(call, audio, codec.device))
         for work, way, audio, call in tasks
     ]
-
-
-def _trim_speed(codec: Codec, seconds: float, stages: int) -> float:
-    sound = _sound(codec, seconds)
-    data = codec.compress(sound[0], codec.sample_rate, stages=stages)
-
-    def trim() -> None:
-        editing.trim(Reader(io.BytesIO(data), "bench"), io.BytesIO(), max(stages // 5, 1))
-
-    return _clock(trim, seconds, torch.device("cpu"))["real_time"]
 
 
 def _push_samples(codec: Codec, wav: Waveform, stages: int, search_width: int) -> None:

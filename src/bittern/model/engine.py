@@ -23,7 +23,12 @@ class TorchEngine:
     """Serves any number of files at once with one model."""
 
     def __init__(self, model: CodecModel) -> None:
-        """A model in eval mode, on the device that does the work."""
+        """A model in eval mode, on the device that does the work.
+
+        Raises:
+            ConfigError: it codes in segments.
+        """
+        model.config.refuse_segments()
         self.model = model
 
     @property
