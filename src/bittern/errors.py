@@ -5,6 +5,9 @@ caller in Python (a tensor of the wrong rank) stay `ValueError`; these here are 
 and configurations, things that a user can put right without reading code.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class CodecError(Exception):
     """Anything wrong with a user's file, model or configuration."""
@@ -46,3 +49,15 @@ class FormatError(CodecError):
     """A `.btn` file is not one, is damaged, cut short or from a newer version."""
 
     exit_code = 4
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Tell which extra to install where a module of it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "a package").split(".")[0]
+        if package == "bittern":
+            raise
+        raise ConfigError(f"{package} is not installed; pip install 'bittern[{name}]'") from None

@@ -22,12 +22,11 @@ from bittern.cli.models import (
     add_pack,
     add_publish,
     add_train,
-    extra,
     train,
 )
 from bittern.cli.options import Commands, Parser, report
 from bittern.cli.standard import mend_standard_streams
-from bittern.errors import AudioWarning, CodecError
+from bittern.errors import AudioWarning, CodecError, extra
 
 
 def main(argv: Sequence[str] | None = None) -> int:

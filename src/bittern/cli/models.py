@@ -3,22 +3,10 @@
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bittern.cli.options import Commands, add_command, add_device, positive_float, positive_int
-from bittern.errors import CodecError, ConfigError
-
-
-@contextmanager
-def extra(name: str) -> Iterator[None]:
-    """Tell which extra to install where a module of it is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "a package").split(".")[0]
-        raise ConfigError(f"{package} is not installed; pip install 'bittern[{name}]'") from None
+from bittern.errors import CodecError, extra
 
 
 def add_train(commands: Commands) -> None:

@@ -16,8 +16,8 @@ from bittern.codec import Codec
 from bittern.config import SEARCH_WIDTH
 from bittern.format import edit as editing
 from bittern.format.container import Reader
+from bittern.model import Waveform
 from bittern.model.stream import StreamingDecoder, StreamingEncoder
-from bittern.shapes import Waveform
 
 _ROUNDS = 5
 

@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from bittern.shapes import Waveform
+from bittern.model import Waveform
 from bittern.spectral import stft
 
 _WINDOW_SECONDS = 0.032  # hops of half
