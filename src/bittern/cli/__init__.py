@@ -18,6 +18,7 @@ from bittern.cli.coding import add_compress, add_decompress
 from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_verify
 from bittern.cli.models import (
     add_card,
+    add_export,
     add_fit_entropy,
     add_pack,
     add_publish,
@@ -115,6 +116,7 @@ def _parser(argv: list[str]) -> ArgumentParser:
     _add_evaluate(commands, argv)
     add_train(commands)
     add_fit_entropy(commands)
+    add_export(commands)
     add_publish(commands)
     add_card(commands)
     add_pack(commands)

@@ -11,11 +11,13 @@ Inside, steps come before channels: [streams, steps, channels]. Tests hold these
 """
 
 import math
+from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto, TensorProto
 
-from bittern.checkpoint import WEIGHTS_FILE, Checkpoint
+from bittern.audio.atomic import write_atomically
+from bittern.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
 from bittern.config import (
     Activation,
     CodecConfig,
@@ -25,6 +27,7 @@ from bittern.config import (
     Shortcut,
 )
 from bittern.errors import ModelError
+from bittern.format.entropy import ENTROPY_FILE
 from bittern.onnx.graph import Graph, read_places
 
 # As in model/: path.py, codec_model.py, highpass.py, envelope.py.
@@ -45,6 +48,21 @@ def build(found: Checkpoint, side: str) -> ModelProto:
     except KeyError as error:
         raise ModelError(f"{found.folder / WEIGHTS_FILE}: lacks {error}") from None
     return graph.model({"fingerprint": found.fingerprint.hex(), "config": found.config.to_json()})
+
+
+def write(found: Checkpoint, folder: Path) -> None:
+    """Write both graphs, and beside them what they refer to, where it is not there already.
+
+    Raises:
+        ModelError: see `build`.
+    """
+    graphs = {side: build(found, side).SerializeToString() for side in ("encoder", "decoder")}
+    if not folder.exists() or not folder.samefile(found.folder):
+        for name in (CONFIG_FILE, WEIGHTS_FILE, ENTROPY_FILE):
+            if (found.folder / name).exists():
+                write_atomically(folder / name, (found.folder / name).read_bytes())
+    for side, graph in graphs.items():
+        write_atomically(folder / f"{side}.onnx", graph)
 
 
 def _encode(g: Graph, config: CodecConfig) -> None:
