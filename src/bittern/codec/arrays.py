@@ -43,10 +43,6 @@ class ArrayCodec(FileCodec):
     engine: OnnxEngine = field(repr=False)
     device: str = "cpu"
 
-    @property
-    def _engine(self) -> OnnxEngine:
-        return self.engine
-
     def encode(
         self,
         wav: NDArray[np.floating],

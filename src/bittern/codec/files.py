@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bittern import pipeline
 from bittern.audio import streams as audio
@@ -19,9 +19,10 @@ from bittern.pipeline import DecodedStream, Engine, Receipt
 class FileCodec(Checkpoint):
     """A checkpoint with an engine; `tensors.py` and `arrays.py` add what works on waveforms and codes."""
 
-    @property
-    def _engine(self) -> Engine:
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        @property
+        def engine(self) -> Engine: ...
 
     @property
     def sample_rate(self) -> int:
@@ -53,7 +54,7 @@ class FileCodec(Checkpoint):
 
     def share_threads(self, jobs: int) -> None:
         """Give each of so many jobs its part of the processor's threads."""
-        self._engine.share_threads(jobs)
+        self.engine.share_threads(jobs)
 
     def compress_file(self, source: str | Path, target: str | Path, **options: Any) -> Receipt:
         """Compress an audio file; the target is replaced, whole or not at all.
@@ -82,7 +83,7 @@ class FileCodec(Checkpoint):
             AudioError, ConfigError: see `compress`.
         """
         return pipeline.compress(
-            self._engine, self, source, file, CodingOptions(**options), live=live
+            self.engine, self, source, file, CodingOptions(**options), live=live
         )
 
     def decompress_file(self, source: str | Path, target: str | Path, **options: Any) -> Receipt:
@@ -113,7 +114,7 @@ class FileCodec(Checkpoint):
         Raises:
             FormatError, ModelMismatchError: see `decompress`; also from `blocks`.
         """
-        return pipeline.decompress(self._engine, self, file, name, **options)
+        return pipeline.decompress(self.engine, self, file, name, **options)
 
     def simulate_loss(
         self, file: BinaryIO, name: str, loss: BurstLoss, **options: Any

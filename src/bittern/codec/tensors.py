@@ -48,7 +48,7 @@ class Codec(FileCodec):
         return self.model.quantizer.codewords.device
 
     @cached_property
-    def _engine(self) -> Engine:
+    def engine(self) -> Engine:
         return TorchEngine(self.model)
 
     def encode(
@@ -120,7 +120,7 @@ class Codec(FileCodec):
             return self.model.encode(wav, most, options.search_width)
         latent = self.model.latent_of(wav)
         searched = search(self.model, latent, most, options.search_width)
-        tradeoff = tradeoff_for(options.quality, self._engine.gains)
+        tradeoff = tradeoff_for(options.quality, self.engine.gains)
         codes = np.full_like(searched.codes, -1)
         for item, own in enumerate(frames):
             codes[item, :, :own] = rate.choose_whole(searched.stream(item, own), tradeoff)[0]

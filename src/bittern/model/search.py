@@ -22,7 +22,7 @@ from bittern.config import WIDEST_SEARCH
 
 NEAR_TIE = 2e-6  # of |x|^2 + |e|^2; scores nearer than that may be in the wrong order in float32
 _CANDIDATES = 2048  # at once, of all frames together, which bounds the memory
-_GROUP = 32  # entries whose least is found first; only the best groups are looked into
+_GROUP = 8  # entries whose least is found first; only the best groups are looked into
 
 Array = Any  # of numpy, or a tensor
 Steps = list[tuple[Array, Array]]  # of each stage: parents and codes, [M, w]

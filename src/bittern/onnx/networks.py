@@ -162,8 +162,8 @@ def _conv(
 def _strided(g: Graph, x: str, key: str, stride: int = 1, dilation: int = 1) -> str:
     """`Conv1d`, whose kernel is a multiple of its stride: [B, L, C] -> [B, L / stride, C']."""
     out, channels, kernel = g.size(f"{key}.conv.weight")
-    matrix = g.op("Transpose", g.weight(f"{key}.conv.weight"), perm=[2, 1, 0])
-    matrix = g.reshape(matrix, kernel * channels, out)
+    matrix = g.op("Transpose", g.stored(f"{key}.conv.weight"), perm=[2, 1, 0])
+    matrix = g.wide(g.reshape(matrix, kernel * channels, out))
     if stride > 1:
         x = g.reshape(x, 0, -1, stride * channels)
     return _conv(
@@ -181,7 +181,7 @@ def _strided(g: Graph, x: str, key: str, stride: int = 1, dilation: int = 1) -> 
 def _transposed(g: Graph, x: str, key: str) -> str:
     """`ConvTranspose1d`, whose kernel is twice its stride: [B, L, C] -> [B, L * stride, C']."""
     channels, out, kernel = g.size(f"{key}.conv.weight")
-    matrix = _lapping(g, g.weight(f"{key}.conv.weight"), channels, out, kernel // 2)
+    matrix = g.wide(_lapping(g, g.stored(f"{key}.conv.weight"), channels, out, kernel // 2))
     x = _conv(g, x, matrix, None, key=key, taps=2, width=channels)
     return g.op("Add", g.reshape(x, 0, -1, out), g.weight(f"{key}.conv.bias"))
 
@@ -211,8 +211,8 @@ def _act(g: Graph, x: str, config: NetworkConfig) -> str:
 def _lstm(g: Graph, x: str, key: str, layers: int, width: int) -> str:
     def gates(name: str, layer: int, *shape: int) -> str:
         """From torch's order, input, forget, cell, output, to that of ONNX: input, output, forget, cell."""
-        rows = g.reshape(g.weight(f"{key}.lstm.{name}_l{layer}"), 4, width, *shape)
-        return g.reshape(g.op("Gather", rows, g.ints(0, 3, 1, 2)), 1, 4 * width, *shape)
+        rows = g.reshape(g.stored(f"{key}.lstm.{name}_l{layer}"), 4, width, *shape)
+        return g.wide(g.reshape(g.op("Gather", rows, g.ints(0, 3, 1, 2)), 1, 4 * width, *shape))
 
     y = g.op("Transpose", x, perm=[1, 0, 2])
     for layer in range(layers):
