@@ -240,7 +240,7 @@ def _parameters(codec: Any, stages: int) -> dict[str, int]:
 
     counts = dict.fromkeys(("encoder", "decoder", "codebooks"), 0)
     with safe_open(codec.folder / WEIGHTS_FILE, "numpy") as file:
-        for key in file.keys():  # noqa: SIM118: it is no dictionary
+        for key in list(file.keys()):
             part, size = key.split(".")[0], int(np.prod(file.get_slice(key).get_shape()))
             if part in counts:
                 counts[part] += size
