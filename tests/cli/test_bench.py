@@ -39,7 +39,9 @@ def test_macs_and_parameters_are_those_of_the_shipped_networks():
     decoder = 141 * wide * 3 + 9 * 4 * wide**2 + wide * 320 * 3
     rumble = 320 * 320 + 320 * 12
     assert found.mega_macs["decoder"] == pytest.approx(50 * (decoder + mdct) / 1e6, rel=0.02)
-    assert found.mega_macs["encoder"] == pytest.approx(50 * (encoder + mdct + rumble) / 1e6, rel=0.02)
+    assert found.mega_macs["encoder"] == pytest.approx(
+        50 * (encoder + mdct + rumble) / 1e6, rel=0.02
+    )
     biases = 384 + 5 * 2 * 384 + 140
     assert found.parameters["encoder"] == encoder + biases
     assert found.parameters["codebooks"] == 12 * 1024 * 140

@@ -5,7 +5,9 @@
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, read when it loads: engines have their own
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # numpy's, read when it loads: engines have their own
 
 import signal
 import sys

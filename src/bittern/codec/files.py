@@ -1,8 +1,8 @@
 """What every codec does with files and streams of bytes, by whichever engine. No torch here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from bittern import pipeline
 from bittern.audio import streams as audio
@@ -19,10 +19,7 @@ from bittern.pipeline import DecodedStream, Engine, Receipt
 class FileCodec(Checkpoint):
     """A checkpoint with an engine; `tensors.py` and `arrays.py` add what works on waveforms and codes."""
 
-    if TYPE_CHECKING:
-
-        @property
-        def engine(self) -> Engine: ...
+    engine: Engine = field(repr=False)
 
     @property
     def sample_rate(self) -> int:

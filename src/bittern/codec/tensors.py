@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +21,6 @@ from bittern.model import Codes, Waveform, rate
 from bittern.model.allocation import tradeoff_for
 from bittern.model.codec_model import CodecModel
 from bittern.model.engine import TorchEngine, search
-from bittern.pipeline import Engine
 
 
 class Audio(NamedTuple):
@@ -42,14 +40,14 @@ class Codec(FileCodec):
     """A checkpoint with its networks, ready for use."""
 
     model: CodecModel = field(repr=False)
+    engine: TorchEngine = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "engine", TorchEngine(self.model))
 
     @property
     def device(self) -> torch.device:
         return self.model.quantizer.codewords.device
-
-    @cached_property
-    def engine(self) -> Engine:
-        return TorchEngine(self.model)
 
     def encode(
         self,

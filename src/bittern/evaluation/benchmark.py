@@ -192,7 +192,7 @@ def _peer_tasks(seconds: float) -> dict[tuple[str, str, str], Task]:
     wav = torch.randn(1, 1, round(24_000 * seconds))
 
     @torch.inference_mode()
-    def encode() -> object:
+    def encode() -> Any:
         return model.encode(wav)
 
     codes = encode()
@@ -238,7 +238,7 @@ def _parameters(codec: Any, stages: int) -> dict[str, int]:
 
     from bittern.checkpoint import WEIGHTS_FILE
 
-    counts = dict.fromkeys(("encoder", "decoder", "codebooks"), 0)
+    counts = {"encoder": 0, "decoder": 0, "codebooks": 0}
     with safe_open(codec.folder / WEIGHTS_FILE, "numpy") as file:
         for key in list(file.keys()):
             part, size = key.split(".")[0], int(np.prod(file.get_slice(key).get_shape()))

@@ -119,7 +119,7 @@ class Graph:
                 f"{found.folder}: {side}.onnx cannot be used ({str(error).splitlines()[0]})"
             ) from None
         self._names = [output.name for output in self.session.get_outputs()]
-        self._shapes = {
+        self._shapes: dict[str, list[Any]] = {
             each.name: each.shape
             for each in self.session.get_inputs()
             if each.name.startswith("state.")
@@ -130,13 +130,14 @@ class Graph:
         """The state before the first frame."""
         sizes = {"streams": streams, "rows": streams * self._channels}
         return {
-            name: np.zeros([sizes.get(size, size) for size in shape], np.float32)
+            name: np.zeros([sizes.get(str(size)) or int(size) for size in shape], np.float32)
             for name, shape in self._shapes.items()
         }
 
     def run(self, state: Arrays, **given: NDArray[Any]) -> Arrays:
         """What comes of inputs and a state, which moves on."""
-        found = dict(zip(self._names, self.session.run(None, {**given, **state}), strict=True))
+        values: list[Any] = list(self.session.run(None, {**given, **state}))
+        found: Arrays = dict(zip(self._names, values, strict=True))
         for name in state:
             state[name] = found.pop("next." + name.removeprefix("state."))
         return found

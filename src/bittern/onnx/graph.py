@@ -63,7 +63,7 @@ class Graph:
 
     def ints(self, *values: int) -> str:
         """A vector of int64, such as a shape."""
-        return self.constant(values, np.int64)
+        return self.constant(list(values), np.int64)
 
     def weight(self, key: str) -> str:
         """A weight in float32, by reference."""
@@ -113,7 +113,8 @@ class Graph:
         return self.op("Slice", x, self.ints(begin), self.ints(end or _END), self.ints(axis))
 
     def concat(self, *parts: str, axis: int) -> str:
-        return self.op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
+        first, *others = parts
+        return self.op("Concat", *parts, axis=axis) if others else first
 
     def reshape(self, x: str, *shape: int | str) -> str:
         """0 stands for the same size, -1 for what is left; a name for a size that is computed."""
