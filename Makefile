@@ -63,6 +63,7 @@ wheel: setup  ## Build wheel and sdist, install each in a clean environment, run
 	$(BIN)/pytest -m slow tests/test_wheel.py
 
 bench: setup  ## Speed against EnCodec on one thread, and of the training loop against bare steps
+	$(BIN)/bittern bench --stages 12
 	$(BIN)/python tools/bench.py
 
 evaluate: setup  ## Score the default codec beside Opus and others: make evaluate DATA=FOLDER
