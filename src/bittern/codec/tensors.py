@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,9 +12,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bittern import weights
+from bittern import checkpoint, weights
 from bittern.audio import streams as audio
-from bittern.checkpoint import Checkpoint
 from bittern.codec.files import FileCodec
 from bittern.config import SEARCH_WIDTH, CodingOptions
 from bittern.errors import ConfigError
@@ -30,9 +30,11 @@ class Audio(NamedTuple):
     sample_rate: int  # Hz
 
 
-def load(found: Checkpoint, device: str = "auto") -> "Codec":
+def load(name_or_folder: str | Path, device: str = "auto") -> "Codec":
     """The codec of a checkpoint, on a device; see `bittern.load`."""
-    return Codec(**vars(found), model=weights.build(found, _device(device)))
+    chosen = _device(device)
+    found = checkpoint.load(name_or_folder)
+    return Codec(**vars(found), model=weights.build(found, chosen))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
