@@ -1,5 +1,6 @@
 PYTHON ?= python3
 VENV ?= .venv
+BASE ?= .venv-base
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
@@ -16,11 +17,16 @@ $(VENV)/.installed: pyproject.toml
 
 setup: $(VENV)/.installed  ## Make a virtual environment with everything in it
 
-demo: setup  ## Compress and restore the example speech with the shipped codec
+$(BASE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/pip install --quiet -e .
+	@touch $@
+
+demo: $(BASE)/.installed  ## Compress and restore the example speech, by an install without PyTorch
 	@mkdir -p build
-	$(BIN)/bittern compress -f examples/speech.flac build/speech.btn --bitrate 6
-	$(BIN)/bittern decompress -f build/speech.btn build/speech.wav
-	$(BIN)/bittern info build/speech.btn
+	$(BASE)/bin/bittern compress -f examples/speech.flac build/speech.btn --bitrate 6
+	$(BASE)/bin/bittern decompress -f build/speech.btn build/speech.wav
+	$(BASE)/bin/bittern info build/speech.btn
 	@ls -l examples/speech.flac build/speech.btn build/speech.wav
 
 peers:  ## Install the codecs and the browser that some tests use (Debian, as root)
@@ -58,6 +64,7 @@ wheel: setup  ## Build wheel and sdist, install each in a clean environment, run
 	$(BIN)/pytest -m slow tests/test_wheel.py
 
 bench: setup  ## Speed against EnCodec on one thread, and of the training loop against bare steps
+	$(BIN)/bittern bench --stages 12
 	$(BIN)/python tools/bench.py
 
 docs: setup  ## Write the API reference to build/site
@@ -75,4 +82,4 @@ train: setup  ## Train the default codec: make train DATA=FOLDER
 	$(BIN)/bittern train data.root=$(DATA)
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(BASE) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -109,3 +109,42 @@ def test_an_installed_package_makes_a_round_trip(kind, built, expected, tmp_path
     assert "model fingerprint" in run(command, "info", "a.btn", cwd=tmp_path)
     shown = run(command, "train", "data.root=x", "--cfg", "job", cwd=tmp_path)
     assert "codebook_size: 1024" in shown  # its configs are there
+
+
+def test_the_base_install_compresses_without_torch(built, expected, tmp_path):
+    """With the dependencies that the wheel names, and no others: 300 MB, 200 MB of memory."""
+    (wheel,) = built.glob("*.whl")
+    venv.create(tmp_path / "base", with_pip=True)
+    python, command = (tmp_path / "base" / "bin" / name for name in ("python", "bittern"))
+    run(python, "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
+    size = sum(p.lstat().st_size for p in (tmp_path / "base").rglob("*") if p.is_file())
+    assert size < 300e6
+    assert "None" in run(
+        python, "-c", "import importlib.util as u; print(u.find_spec('torch'))", cwd=tmp_path
+    )
+    wav, rate = sf.read(SPEECH, dtype="float32", frames=48_000)
+    sf.write(tmp_path / "a.wav", wav, rate)
+    run(command, "compress", "a.wav", "a.btn", "--bitrate", "3", cwd=tmp_path)
+    program = (
+        "import resource, sys; from bittern.cli import main; code = main(sys.argv[1:]); "
+        "print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    told = run(python, "-c", program, "decompress", "a.btn", "b.wav", cwd=tmp_path)
+    code, peak_kb = map(int, told.split())
+    assert code == 0
+    assert peak_kb < 200_000
+    got, _ = sf.read(tmp_path / "b.wav", dtype="float32")
+    assert (tmp_path / "a.btn").stat().st_size == pytest.approx(len(expected[0]), rel=0.02)
+    assert np.abs(got - expected[1][0]).mean() < 1e-3
+    for words in (
+        ["--engine", "torch", "decompress", "a.btn", "c.wav"],
+        ["train"],
+        ["evaluate", "x"],
+    ):
+        argv = [*words[2:], *words[:2]] if words[0] == "--engine" else words
+        failed = subprocess.run(
+            [command, *argv], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+        assert failed.returncode == 1
+        assert "is not installed; pip install 'bittern[" in failed.stderr
+        assert len(failed.stderr.splitlines()) == 1

@@ -14,7 +14,6 @@ MODULES = (
         "bittern.checkpoint",
         "bittern.weights",
         "bittern.errors",
-        "bittern.shapes",
         "bittern.metrics",
     ),
     *(

@@ -350,6 +350,26 @@ class CodecConfig:
         return self.segment_samples * 99 // 100
 
     @property
+    def decoder_field(self) -> int | None:
+        """Frames of codes before a frame that its samples depend on; None: all, or those after it too.
+
+        A decoder that starts so many frames early, from silence, gives the same samples.
+        """
+        network = self.decoder_network
+        if not self.streamable or network.lstm_layers:
+            return None
+        field, rate = float(network.latent_kernel - 1), 1  # steps to a frame, at the layer
+        for level in reversed(range(len(network.channels))):
+            for unit in range(network.residual_units[level]):
+                dilation = network.dilations[unit % len(network.dilations)]
+                field += (network.residual_kernel - 1) * dilation / rate
+            if level:
+                field += 1 / rate
+                rate *= network.ratios[level - 1]
+        field += (1 if network.stem_stride > 1 else network.stem_kernel - 1) / rate
+        return math.ceil(field) + int(self.lapped)
+
+    @property
     def frame_rate(self) -> float:
         """Frames a second."""
         return self.sample_rate / self.hop_length

@@ -66,4 +66,6 @@ def extra(name: str) -> Generator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "a package").split(".")[0]
+        if package == "bittern":
+            raise
         raise ConfigError(f"{package} is not installed; pip install 'bittern[{name}]'") from None

@@ -78,9 +78,8 @@ class Engine(Protocol):
     @property
     def config(self) -> CodecConfig: ...
 
-    @property
-    def decoder_field(self) -> int | None:
-        """Frames of codes before a frame that its samples depend on; None: all."""
+    def share_threads(self, jobs: int) -> None:
+        """Give each of so many jobs its part of the processor's threads."""
         ...
 
     @property
@@ -529,7 +528,7 @@ def _entry(engine: Engine, header: container.Header, first: int) -> tuple[int, i
         The first sample to be resampled, at the model's rate, and the chunk to decode from: that of
         the decoder's receptive field before it.
     """
-    field, rate, source_rate = engine.decoder_field, header.sample_rate, header.source_rate
+    field, rate, source_rate = engine.config.decoder_field, header.sample_rate, header.source_rate
     grid = rate // math.gcd(rate, source_rate)  # where samples of both rates coincide
     early = 0 if rate == source_rate else round(_RESAMPLER_SECONDS * rate)
     entry = max(first * rate // source_rate - early, 0) // grid * grid

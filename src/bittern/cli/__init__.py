@@ -4,6 +4,11 @@
 """
 
 import os
+
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # numpy's, read when it loads: engines have their own
+
 import signal
 import sys
 import warnings
@@ -19,6 +24,7 @@ from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_veri
 from bittern.cli.corpora import add_tokenize
 from bittern.cli.models import (
     add_card,
+    add_export,
     add_fit_entropy,
     add_import,
     add_pack,
@@ -119,6 +125,7 @@ def _parser(argv: list[str]) -> ArgumentParser:
     _add_evaluate(commands, argv)
     add_train(commands)
     add_fit_entropy(commands)
+    add_export(commands)
     add_publish(commands)
     add_push(commands)
     add_import(commands)

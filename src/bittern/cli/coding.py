@@ -1,4 +1,4 @@
-"""`bittern compress` and `bittern decompress`. Torch is imported when they run."""
+"""`bittern compress` and `bittern decompress`. Engines are imported when they run."""
 
 import argparse
 import shutil
@@ -16,12 +16,12 @@ from bittern.cli.options import (
     Commands,
     add_coding_options,
     add_command,
+    add_engine,
     add_jobs,
     add_model,
     coding_options,
     positive_int,
     seconds,
-    share_threads,
 )
 from bittern.cli.ports import (
     PIPE,
@@ -51,6 +51,7 @@ def add_compress(commands: Commands) -> None:
     add_jobs(command)
     add_coding_options(command)
     add_model(command)
+    add_engine(command)
     command.add_argument(
         "--raw-rate",
         type=positive_int,
@@ -68,9 +69,9 @@ def _compress(args: argparse.Namespace) -> int:
     jobs = pair_files(args, ".btn")
     for _, target in jobs:
         refuse_recording(target)
-    codec = load(args.model, args.device)
+    codec = load(args.model, args.device, args.engine)
     _say_model(codec, args)
-    share_threads(args)
+    codec.share_threads(args.jobs)
     quiet = args.quiet or len(jobs) > 1
 
     def run(source: str, target: str) -> tuple[str, float]:
@@ -165,6 +166,7 @@ def add_decompress(commands: Commands) -> None:
         help="of damaged files: decode what is intact, conceal the rest and say where it is",
     )
     add_model(command, default="the shipped one that made the file")
+    add_engine(command)
     command.add_argument(
         "--raw", action="store_true", help="standard output gets 16-bit samples without a header"
     )
@@ -175,10 +177,10 @@ def _decompress(args: argparse.Namespace) -> int:
 
     jobs = pair_files(args, ".wav")
     makers = {source: args.model or _maker(source) for source, _ in jobs}
-    codecs = {name: load(name, args.device) for name in set(makers.values())}
+    codecs = {name: load(name, args.device, args.engine) for name in set(makers.values())}
     for codec in codecs.values():
         _say_model(codec, args)
-    share_threads(args)
+        codec.share_threads(args.jobs)
     quiet = args.quiet or len(jobs) > 1
 
     def run(source: str, target: str) -> tuple[str, float]:

@@ -1,4 +1,4 @@
-"""`bittern train`, `fit-entropy`, `publish`, `push`, `card` and `pack`: what makes codecs."""
+"""`bittern train`, `fit-entropy`, `export`, `publish`, `push`, `card` and `pack`: what makes codecs."""
 
 import argparse
 import sys
@@ -49,14 +49,15 @@ def add_fit_entropy(commands: Commands) -> None:
 
 
 def _fit_entropy(args: argparse.Namespace) -> int:
-    import torch
-
     from bittern.audio.atomic import write_atomically
     from bittern.codec import load
     from bittern.format.entropy import ENTROPY_FILE
-    from bittern.training.entropy_fit import FitSettings, encode_folder, fit
 
-    codec = load(args.checkpoint, args.device)
+    with extra("torch"):
+        import torch
+
+        from bittern.training.entropy_fit import FitSettings, encode_folder, fit
+    codec = load(args.checkpoint, args.device, "torch")
     seconds = float("inf") if args.minutes is None else 60 * args.minutes
     clips = encode_folder(codec, args.folder, seconds)
     minutes = sum(clip.shape[1] for clip in clips) / codec.frame_rate / 60
@@ -74,6 +75,30 @@ def _fit_entropy(args: argparse.Namespace) -> int:
     return 0
 
 
+def add_export(commands: Commands) -> None:
+    command = add_command(
+        commands, "export", _export, "write a codec's networks as ONNX graphs, for other runtimes"
+    )
+    command.add_argument("checkpoint", metavar="MODEL", help="name or folder")
+    command.add_argument(
+        "out",
+        type=Path,
+        metavar="OUT",
+        help="folder to write to; the model's own gets graphs alone",
+    )
+
+
+def _export(args: argparse.Namespace) -> int:
+    from bittern import checkpoint
+
+    found = checkpoint.load(args.checkpoint)
+    with extra("torch"):
+        from bittern.onnx.networks import write
+    write(found, args.out)
+    _say(args, f"{args.out}: encoder.onnx and decoder.onnx of {found.fingerprint.hex()}")
+    return 0
+
+
 def add_publish(commands: Commands) -> None:
     command = add_command(
         commands, "publish", _publish, "copy a checkpoint fit to be passed on, half as large"
@@ -83,14 +108,19 @@ def add_publish(commands: Commands) -> None:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    import torch
-
-    from bittern import checkpoint, weights
+    from bittern import checkpoint
     from bittern.codec import load
 
-    codec = load(args.checkpoint, "cpu")
+    with extra("torch"):
+        import torch
+
+        from bittern import weights
+        from bittern.onnx.networks import write
+    codec = load(args.checkpoint, "cpu", "torch")
     fingerprint = weights.save(codec.model, args.out, dtype=torch.float16, decodes=codec.decodes)
     checkpoint.keep_entropy(codec.config, args.checkpoint, args.out)
+    if codec.config.streamable:
+        write(checkpoint.load(args.out), args.out)
     size = sum(path.stat().st_size for path in args.out.glob("*.safetensors"))
     print(f"{args.out}: {size / 1e6:.1f} MB, fingerprint {fingerprint.hex()}")
     return 0
@@ -184,8 +214,9 @@ def _pack(args: argparse.Namespace) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from bittern.training.corpus import open_corpus
-    from bittern.training.pack import Coding, check, write_pack
+    with extra("train"):
+        from bittern.training.corpus import open_corpus
+        from bittern.training.pack import Coding, check, write_pack
 
     coding = Coding(args.coding)
     check(args.pack, args.sample_rate, coding)

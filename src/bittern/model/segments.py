@@ -11,9 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bittern.model import Codes, Waveform
 from bittern.model.codec_model import CodecModel
-from bittern.model.search import search_codes
-from bittern.shapes import Codes, Waveform
 
 _PEAK = 2.0  # of full scale, which no codes exceed
 
@@ -37,7 +36,7 @@ def encode_segments(
             level = 1e-8 + part.mean(dim=1).square().mean(dim=1, keepdim=True).sqrt()
             part = part / level[..., None]
         latent = model.analyse(model.pad(part))
-        codes = search_codes(model.quantizer, latent, stages, width=search_width)
+        codes = model.quantizer.encode(latent, stages, width=search_width)
         segments.append(Segment(codes, level))
     return segments
 

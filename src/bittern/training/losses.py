@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bittern.errors import ConfigError
 from bittern.metrics import mel_filterbank, stft
-from bittern.shapes import Waveform
+from bittern.model import Waveform
 from bittern.training.loudness import disturbance
 from bittern.training.ranks import mean_over_ranks
 

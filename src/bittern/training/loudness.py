@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bittern.metrics import stft
-from bittern.shapes import Waveform
+from bittern.model import Waveform
 
 _WINDOW_SECONDS = 0.032  # hops of half
 _BANDS_PER_BARK = 2
