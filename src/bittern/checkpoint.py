@@ -40,7 +40,7 @@ class Checkpoint:
     decodes: tuple[bytes, ...] = ()  # earlier weights' fingerprints, whose codes mean the same here
 
     def entropy_of(self, wanted: bytes) -> EntropyModel | None:
-        """The entropy model of a fingerprint: the one in use, or one that was before it (`retire_entropy`)."""
+        """The entropy model of a fingerprint: the one in use, or one of before (`retire_entropy`)."""
         if self.entropy is not None and self.entropy.fingerprint == wanted:
             return self.entropy
         found = _load_entropy(self.folder / _former(wanted), self.config)
