@@ -1,9 +1,10 @@
 PYTHON ?= python3
 VENV ?= .venv
+BASE ?= .venv-base
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo peers check format lint types test test-all lines wheel bench evaluate train clean
+.PHONY: help setup demo peers check docs format lint types test test-all lines wheel bench evaluate report train clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -16,16 +17,22 @@ $(VENV)/.installed: pyproject.toml
 
 setup: $(VENV)/.installed  ## Make a virtual environment with everything in it
 
-demo: setup  ## Compress and restore the example speech with the shipped codec
+$(BASE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/pip install --quiet -e .
+	@touch $@
+
+demo: $(BASE)/.installed  ## Compress and restore the example speech, by an install without PyTorch
 	@mkdir -p build
-	$(BIN)/bittern compress -f examples/speech.flac build/speech.btn --bitrate 6
-	$(BIN)/bittern decompress -f build/speech.btn build/speech.wav
-	$(BIN)/bittern info build/speech.btn
+	$(BASE)/bin/bittern compress -f examples/speech.flac build/speech.btn --bitrate 6
+	$(BASE)/bin/bittern decompress -f build/speech.btn build/speech.wav
+	$(BASE)/bin/bittern info build/speech.btn
 	@ls -l examples/speech.flac build/speech.btn build/speech.wav
 
 peers:  ## Install the codecs and the browser that some tests use (Debian, as root)
 	apt-get update -qq
-	apt-get install -y -qq opus-tools lame ffmpeg codec2 chromium chromium-driver
+	apt-get install -y -qq opus-tools lame ffmpeg codec2 nodejs npm chromium chromium-driver
+	npm install --silent -g ogg-opus-decoder
 
 format: setup  ## Format the code
 	$(BIN)/ruff format .
@@ -40,7 +47,7 @@ types: setup  ## Check the types
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 test: setup  ## Run the default tests, under 4 minutes
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-all: setup  ## Run all tests, the slow ones too
 	$(BIN)/pytest -m 'slow or not slow'
@@ -57,14 +64,22 @@ wheel: setup  ## Build wheel and sdist, install each in a clean environment, run
 	$(BIN)/pytest -m slow tests/test_wheel.py
 
 bench: setup  ## Speed against EnCodec on one thread, and of the training loop against bare steps
+	$(BIN)/bittern bench --stages 12
 	$(BIN)/python tools/bench.py
+
+docs: setup  ## Write the API reference to build/site
+	$(BIN)/python tools/reference.py build/site
 
 evaluate: setup  ## Score the default codec beside Opus and others: make evaluate DATA=FOLDER
 	$(BIN)/bittern evaluate $(DATA) --out build/report
 	$(BIN)/bittern evaluate --nasty --out build/report
 
+report: setup  ## The figures of README, page and card from one evaluation: make report DATA=FOLDER LYRA=FOLDER
+	$(BIN)/pip install --quiet ai-edge-litert
+	$(BIN)/python tools/report.py $(DATA) $(if $(LYRA),--lyra $(LYRA))
+
 train: setup  ## Train the default codec: make train DATA=FOLDER
 	$(BIN)/bittern train data.root=$(DATA)
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(BASE) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -83,7 +83,7 @@ def test_what_is_outside_the_lost_spans_equals_the_clean_decode(tiny_codec, vers
     assert [(gap.index, gap.chunks, gap.frames) for gap in stream.lost] == [(3, 2, 32), (8, 1, 16)]
     assert [(gap.start, gap.end) for gap in stream.lost] == [(0.96, 1.6), (2.56, 2.88)]
     assert recovered.shape == tuple(clean.shape)
-    field = tiny_codec.model.decoder_field
+    field = tiny_codec.config.decoder_field
     same = np.ones(clean.shape[-1], bool)
     for gap in stream.lost:  # a frame before, where the transform laps
         begin = gap.index * CHUNK
@@ -108,7 +108,7 @@ def test_a_minute_of_which_a_tenth_of_the_chunks_is_destroyed(tiny_codec, versio
     same = np.ones(clean.shape[1], bool)
     for index in lost:
         begin = max(index * CHUNK - 1, 0)  # a frame before, where the transform laps
-        same[begin * 320 : ((index + 1) * CHUNK + tiny_codec.model.decoder_field) * 320] = False
+        same[begin * 320 : ((index + 1) * CHUNK + tiny_codec.config.decoder_field) * 320] = False
     assert same.mean() > 0.5
     assert np.array_equal(recovered[:, same], clean[:, same])
 

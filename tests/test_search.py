@@ -8,7 +8,11 @@ import torch
 import bittern
 from bittern.config import QuantizerConfig
 from bittern.model.quantizer import ResidualQuantizer
-from bittern.model.search import search_codes
+
+
+def search_codes(quantizer, latent, stages, *, width):
+    return quantizer.encode(latent, stages, width=width)
+
 
 STAGES, ENTRIES, DIM = 3, 8, 4
 EXAMPLE = Path(__file__).parents[1] / "examples/speech.flac"

@@ -1,9 +1,6 @@
-"""Speed beside EnCodec, and of the training loop beside bare steps: python tools/bench.py [KEY=VALUE ...].
+"""Speed of the training loop beside bare steps: python tools/bench.py [KEY=VALUE ...].
 
-First, one CPU thread: the shipped codec and EnCodec 24 kHz work on the same ten seconds of speech, each at
-its own sample rate, at 6 kbit/s, in turns; speed does not depend on the weights, so EnCodec's are random.
-
-Then two kinds of lap take turns: the real training loop (data, averages, codebooks, monitoring; not
+Two kinds of lap take turns: the real training loop (data, averages, codebooks, monitoring; not
 validation and saving), and bare forward, backward and optimizer step on one batch held in memory. The
 arguments are those of `bittern train`; without data.root the example speech is trained on.
 """
@@ -13,59 +10,15 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import soundfile
-import soxr
-import torch
-from encodec.model import EncodecModel
-
-import bittern
 from bittern.errors import CodecError
 from bittern.training.run import compose
 from bittern.training.trainer import Trainer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SECONDS, ROUNDS = 10, 7
 LAPS, STEPS = 7, 5
 ENOUGH, WAIT = 0.85, 0.05  # what the training loop should reach
-
-
-def clock(work: Callable[[], object]) -> float:
-    """Seconds that one call takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-@torch.inference_mode()
-def compare_with_encodec() -> None:
-    """Print medians as times real time, and their ratios."""
-    torch.set_num_threads(1)
-    codec = bittern.load("speech-16khz", device="cpu")
-    peer = EncodecModel.encodec_model_24khz(pretrained=False).eval()
-    peer.set_target_bandwidth(6.0)
-    speech, rate = soundfile.read(
-        EXAMPLES / "speech.flac", frames=SECONDS * 16_000, dtype="float32"
-    )
-    wav, wav_peer = (
-        torch.from_numpy(soxr.resample(speech, rate, wanted))[None, None]
-        for wanted in (codec.sample_rate, peer.sample_rate)
-    )
-    codes, codes_peer = codec.encode(wav, bitrate_kbps=6.0), peer.encode(wav_peer)
-    tasks: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
-        "encode": (lambda: codec.encode(wav, bitrate_kbps=6.0), lambda: peer.encode(wav_peer)),
-        "decode": (lambda: codec.decode(codes), lambda: peer.decode(codes_peer)),
-    }
-    print(f"one thread, {SECONDS} s of audio, 6 kbit/s, medians of {ROUNDS} in turns")
-    for name, (ours, theirs) in tasks.items():
-        pairs = [(clock(ours), clock(theirs)) for _ in range(ROUNDS + 1)][1:]  # the first warms up
-        mine, other = (statistics.median(column) for column in zip(*pairs, strict=True))
-        print(
-            f"{name}: bittern {SECONDS / mine:.0f}x real time, encodec 24 kHz "
-            f"{SECONDS / other:.1f}x, ratio {other / mine:.1f}"
-        )
 
 
 def last_value(run: Path, name: str) -> float:
@@ -122,7 +75,6 @@ def measure_training(arguments: list[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        compare_with_encodec()
         measure_training(["threads=1", *sys.argv[1:]])
     except CodecError as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ What a run needs to go on training is not here but in `training/state.py`.
 """
 
 import hashlib
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from bittern.audio.atomic import write_atomically
 from bittern.config import DEFAULT_MODEL, CodecConfig
-from bittern.errors import ConfigError, ModelError, ModelMismatchError
-from bittern.format import entropy
+from bittern.errors import ConfigError, ModelError, ModelMismatchError, extra
 from bittern.format.entropy import ENTROPY_FILE, EntropyModel
 
 CONFIG_FILE = "config.json"
@@ -25,6 +25,8 @@ WEIGHTS_FILE = "model.safetensors"
 FINGERPRINT_BYTES = 8
 _LONGEST_TOLD = 400  # characters of what is wrong with a config
 _LARGEST_CONFIG, _LARGEST_WEIGHTS = 1 << 20, 1 << 30  # bytes
+_HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+_PUBLISHED = [CONFIG_FILE, "*.safetensors", "README.md"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,16 @@ class Checkpoint:
     entropy: EntropyModel | None = None
     decodes: tuple[bytes, ...] = ()  # earlier weights' fingerprints, whose codes mean the same here
 
+    def entropy_of(self, wanted: bytes) -> EntropyModel | None:
+        """The entropy model of a fingerprint: the one in use, or one of before (`retire_entropy`)."""
+        if self.entropy is not None and self.entropy.fingerprint == wanted:
+            return self.entropy
+        found = _load_entropy(self.folder / _former(wanted), self.config)
+        return found if found is not None and found.fingerprint == wanted else None
+
 
 def load(name_or_folder: str | Path) -> Checkpoint:
-    """Read what a checkpoint is, by the name of a shipped one or by its folder.
+    """Read what a checkpoint is, by the name of a shipped one, its folder or its id on a Hub.
 
     Raises:
         ModelError: the folder or a file is missing or damaged, or files do not belong together.
@@ -51,7 +60,7 @@ def load(name_or_folder: str | Path) -> Checkpoint:
         config=config,
         fingerprint=fingerprint(data),
         folder=folder,
-        entropy=_load_entropy(folder, config),
+        entropy=_load_entropy(folder / ENTROPY_FILE, config),
         decodes=decodes,
     )
 
@@ -71,12 +80,15 @@ def shipped_names() -> list[str]:
 
 
 def find(name_or_folder: str | Path) -> Path:
-    """The folder of a checkpoint given by the name of a shipped one or by its path.
+    """The folder of a checkpoint given by the name of a shipped one, by its path, or by a Hub id.
 
-    A folder in the working directory that is called like a shipped one is `./name`, or a `Path`.
+    A folder in the working directory that is called like a shipped one is `./name`, or a `Path`. Of an
+    id such as "org/name" or "org/name@revision" config and weights are downloaded into
+    huggingface_hub's cache, or taken from there. Shipped names and folders come first.
 
     Raises:
-        ModelError: neither exists.
+        ModelError: there is none of these.
+        ConfigError: it can only be a Hub id, and huggingface_hub is not installed.
     """
     candidates = [Path(name_or_folder)]
     if isinstance(name_or_folder, str) and Path(name_or_folder).name == name_or_folder:
@@ -85,10 +97,61 @@ def find(name_or_folder: str | Path) -> Path:
         if (folder / CONFIG_FILE).is_file():
             return folder
     known = ", ".join(shipped_names()) or "none"
+    match = _HUB_ID.fullmatch(str(name_or_folder))
+    if match and not candidates[0].parent.is_dir():
+        return _download(match["repository"], match["revision"])
     raise ModelError(
         f"model {str(name_or_folder)!r} is neither a folder with a {CONFIG_FILE} nor the name of "
         f"a shipped model ({known})"
     )
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    with extra("hub"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    try:
+        folder = snapshot_download(repository, revision=revision, allow_patterns=_PUBLISHED)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(
+            f"model {repository!r} is no folder, and cannot be had from the Hub"
+            f"{f' at {revision!r}' if revision else ''} ({_first_line(error)})"
+        ) from None
+    if not (Path(folder) / CONFIG_FILE).is_file():
+        raise ModelError(f"model {repository!r} on the Hub has no {CONFIG_FILE}")
+    return Path(folder)
+
+
+def push(name_or_folder: str | Path, repository: str, *, private: bool = False) -> str:
+    """Put config, weights and card of a checkpoint on the Hub, each byte as it is.
+
+    Args:
+        name_or_folder: of the checkpoint.
+        repository: "org/name", made if it does not exist.
+        private: of a repository that is made.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ModelError: there is no such checkpoint, it is damaged, or the Hub does not take it.
+    """
+    with extra("hub"):
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+    folder = load(name_or_folder).folder
+    try:
+        api = HfApi(library_name="bittern")
+        api.create_repo(repository, private=private, exist_ok=True)
+        done = api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=_PUBLISHED)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(f"{repository}: the Hub does not take it ({_first_line(error)})") from None
+    return done.commit_url
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def find_maker(wanted: bytes) -> str | None:
@@ -195,8 +258,18 @@ def keep_entropy(config: CodecConfig, source: str | Path, folder: Path) -> None:
         write_atomically(folder / ENTROPY_FILE, path.read_bytes())
 
 
-def _load_entropy(folder: Path, config: CodecConfig) -> EntropyModel | None:
+def retire_entropy(folder: Path) -> None:
+    """Give way to another entropy model: files made with this one go on to decode."""
     path = folder / ENTROPY_FILE
+    if path.exists():
+        path.rename(folder / _former(EntropyModel(path.read_bytes(), str(path)).fingerprint))
+
+
+def _former(wanted: bytes) -> str:
+    return f"entropy-{wanted.hex()}.safetensors"
+
+
+def _load_entropy(path: Path, config: CodecConfig) -> EntropyModel | None:
     try:
         data = _read(path, _LARGEST_WEIGHTS)
     except FileNotFoundError:
@@ -225,9 +298,11 @@ def find_entropy(wanted: bytes, name: str, model: str | None = None) -> EntropyM
         ModelError: there is no such checkpoint, or its entropy model is not usable.
     """
     for shipped in [model] if model else shipped_names():
-        found = entropy.load(find(shipped))
-        if found and found.fingerprint == wanted:
-            return found
+        folder = find(shipped)
+        for path in (folder / ENTROPY_FILE, folder / _former(wanted)):
+            found = _load_entropy(path, read_config(folder))
+            if found is not None and found.fingerprint == wanted:
+                return found
     owner = f"{model} does not have" if model else "no shipped model has"
     raise ModelMismatchError(
         f"{name}: codes of it must be coded anew, by entropy model {wanted.hex()}, which "

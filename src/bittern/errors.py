@@ -5,6 +5,9 @@ caller in Python (a tensor of the wrong rank) stay `ValueError`; these here are 
 and configurations, things that a user can put right without reading code.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 
 def one_line(text: object) -> str:
     """What is told, with names of files and tensors in it that may hold anything: on one line, escaped."""
@@ -54,3 +57,15 @@ class FormatError(CodecError):
     """A `.btn` file is not one, is damaged, cut short or from a newer version."""
 
     exit_code = 4
+
+
+@contextmanager
+def extra(name: str) -> Generator[None]:
+    """Tell which extra to install where a module of it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "a package").split(".")[0]
+        if package == "bittern":
+            raise
+        raise ConfigError(f"{package} is not installed; pip install 'bittern[{name}]'") from None

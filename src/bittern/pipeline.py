@@ -78,9 +78,8 @@ class Engine(Protocol):
     @property
     def config(self) -> CodecConfig: ...
 
-    @property
-    def decoder_field(self) -> int | None:
-        """Frames of codes before a frame that its samples depend on; None: all."""
+    def share_threads(self, jobs: int) -> None:
+        """Give each of so many jobs its part of the processor's threads."""
         ...
 
     @property
@@ -270,7 +269,7 @@ def decompress(
     began = time.perf_counter()
     if recover and (start > 0 or duration is not None):
         raise ConfigError("a span cannot be recovered alone; recover the whole file")
-    reader = (Salvage if recover else Reader)(file, name, find_coder=lambda _: checkpoint.entropy)
+    reader = (Salvage if recover else Reader)(file, name, find_coder=checkpoint.entropy_of)
     _check_fits(reader, checkpoint)
     if (recover or loss) and not engine.config.streamable:
         raise ConfigError(f"{engine.config.name} looks ahead; what is lost cannot be concealed")
@@ -442,7 +441,7 @@ def _check_fits(reader: Reader | Salvage, checkpoint: Checkpoint) -> None:
             f"{checkpoint.fingerprint.hex()} ({config.name}) was given. Pass --model "
             f"{maker or 'with the name or folder of the model that made it'}"
         )
-    if header.entropy and (own is None or header.entropy != own.fingerprint):
+    if header.entropy and checkpoint.entropy_of(header.entropy) is None:
         has = f"has {own.fingerprint.hex()}" if own else "has none"
         raise ModelMismatchError(
             f"{reader.name}: needs entropy model {header.entropy.hex()}, but {checkpoint.folder} "
@@ -529,7 +528,7 @@ def _entry(engine: Engine, header: container.Header, first: int) -> tuple[int, i
         The first sample to be resampled, at the model's rate, and the chunk to decode from: that of
         the decoder's receptive field before it.
     """
-    field, rate, source_rate = engine.decoder_field, header.sample_rate, header.source_rate
+    field, rate, source_rate = engine.config.decoder_field, header.sample_rate, header.source_rate
     grid = rate // math.gcd(rate, source_rate)  # where samples of both rates coincide
     early = 0 if rate == source_rate else round(_RESAMPLER_SECONDS * rate)
     entry = max(first * rate // source_rate - early, 0) // grid * grid

@@ -1,11 +1,8 @@
 """The page in a real browser: players in step, blind tests by keyboard, nothing requested."""
 
-import functools
-import http.server
 import json
 import re
 import shutil
-import threading
 import time
 from pathlib import Path
 
@@ -47,6 +44,26 @@ def test_page_versions_are_the_stages_and_the_nearest_baselines():
     chosen = [s.name for s in page.audible([model, opus], document)]
     models = ["m 4 stages", "m 8 stages", "m 16 stages", "m 32 stages"]
     assert chosen == [*models, "Opus 6 kbit/s", "Opus 8 kbit/s", "Opus 16 kbit/s"]
+
+
+def test_a_model_by_bitrate_is_heard_at_its_bitrates_and_not_by_stages_too():
+    from bittern.evaluation.baselines import parse
+    from bittern.evaluation.systems import Loss, ModelFamily
+
+    stages = ModelFamily("m", Path(), "", 1024, 16_000, (4, 8))
+    asked = ModelFamily("m by bitrate", Path(), "", 1024, 16_000, bitrates=(3.0, 6.0, 8.0))
+    lossy, opus = asked.losing(Loss(0.1, 1.5)), parse("opus=6,8,24")
+    families = [stages, asked, lossy, opus]
+    document = {
+        "systems": [
+            {"name": s.name, "kbps": float(s.setting.split()[0])}
+            for f in families
+            for s in f.systems
+        ]
+    }
+    chosen = [s.name for s in page.audible(families, document)]
+    model = [f"m by bitrate {rate} kbit/s" for rate in ("3.0", "6.0", "8.0")]
+    assert chosen == [*model, "Opus 6 kbit/s", "Opus 8 kbit/s"]
 
 
 @pytest.fixture(scope="module")
@@ -251,36 +268,9 @@ def test_a_phone_needs_no_sideways_scrolling(opened):
     metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     try:
-        assert opened.execute_script("return document.documentElement.scrollWidth") == 390
+        wait(opened, "document.documentElement.scrollWidth === 390")
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def test_audio_beside_the_page_plays_over_http(
-    browser, evaluate, clip_folder, cache_folder, tiny_checkpoint, tmp_path
-):
-    evaluate(
-        *(clip_folder / "one.wav", "--model", tiny_checkpoint, "--stages", "2,4,8", "-q"),
-        *("--no-baselines", "--cache", cache_folder, "--out", tmp_path, "--jobs", "1"),
-        *("--page-files", "--page-audio", "opus", "--page-seconds", "1"),
-    )
-    names = sorted(path.name for path in (tmp_path / "audio").iterdir())
-    assert names == ["0-1.opus", "0-2.opus", "0.opus"]
-    handler = functools.partial(QuietHandler, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser.get(f"http://127.0.0.1:{server.server_port}/index.html")
-        wait(browser, "player.buffers.length === 3")
-        assert abs(browser.execute_script("return player.duration") - 1) < 0.03
-        browser.execute_script("player.play(1)")
-        wait(browser, "player.playing")
-        browser.get("about:blank")
-        server.shutdown()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        del format, args
 
 
 def start_blind(browser, kind: str, trials: int) -> None:

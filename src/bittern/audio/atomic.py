@@ -4,6 +4,7 @@ import io
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -82,6 +83,28 @@ def _link(temporary: Path, final: Path) -> bool:
             raise OSError(None, "it has come to exist meanwhile; -f overwrites it") from None
         return False
     return True
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Generator[Path, None, None]:
+    """A temporary folder beside `path`, renamed to it at the end; it replaces one that is there.
+
+    Raises:
+        CodecError: see `atomic_path`.
+    """
+    temporary = path.with_name(_temporary_name(path.name))
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            getattr(os, "sync", int)()  # Windows has none
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # gone already if all went well
+    except OSError as error:
+        raise CodecError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def _open(path: Path) -> BinaryIO:

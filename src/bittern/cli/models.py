@@ -1,24 +1,12 @@
-"""`bittern train`, `fit-entropy`, `publish`, `card` and `pack`: what makes codecs."""
+"""`bittern train`, `fit-entropy`, `export`, `publish`, `push`, `card` and `pack`: what makes codecs."""
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from bittern.cli.options import Commands, add_command, add_device, positive_float, positive_int
-from bittern.errors import CodecError, ConfigError
-
-
-@contextmanager
-def extra(name: str) -> Iterator[None]:
-    """Tell which extra to install where a module of it is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "a package").split(".")[0]
-        raise ConfigError(f"{package} is not installed; pip install 'bittern[{name}]'") from None
+from bittern.errors import CodecError, extra
 
 
 def add_train(commands: Commands) -> None:
@@ -61,14 +49,16 @@ def add_fit_entropy(commands: Commands) -> None:
 
 
 def _fit_entropy(args: argparse.Namespace) -> int:
-    import torch
-
+    from bittern import checkpoint
     from bittern.audio.atomic import write_atomically
     from bittern.codec import load
     from bittern.format.entropy import ENTROPY_FILE
-    from bittern.training.entropy_fit import FitSettings, encode_folder, fit
 
-    codec = load(args.checkpoint, args.device)
+    with extra("torch"):
+        import torch
+
+        from bittern.training.entropy_fit import FitSettings, encode_folder, fit
+    codec = load(args.checkpoint, args.device, "torch")
     seconds = float("inf") if args.minutes is None else 60 * args.minutes
     clips = encode_folder(codec, args.folder, seconds)
     minutes = sum(clip.shape[1] for clip in clips) / codec.frame_rate / 60
@@ -81,8 +71,33 @@ def _fit_entropy(args: argparse.Namespace) -> int:
         lambda stage, bits: _say(args, f"stage {stage + 1}: {bits:.2f} bits per code"),
     ).to_bytes()
     path = codec.folder / ENTROPY_FILE
+    checkpoint.retire_entropy(codec.folder)
     write_atomically(path, data)
     print(f"{path}: {len(data)} bytes")
+    return 0
+
+
+def add_export(commands: Commands) -> None:
+    command = add_command(
+        commands, "export", _export, "write a codec's networks as ONNX graphs, for other runtimes"
+    )
+    command.add_argument("checkpoint", metavar="MODEL", help="name or folder")
+    command.add_argument(
+        "out",
+        type=Path,
+        metavar="OUT",
+        help="folder to write to; the model's own gets graphs alone",
+    )
+
+
+def _export(args: argparse.Namespace) -> int:
+    from bittern import checkpoint
+
+    found = checkpoint.load(args.checkpoint)
+    with extra("torch"):
+        from bittern.onnx.networks import write
+    write(found, args.out)
+    _say(args, f"{args.out}: encoder.onnx and decoder.onnx of {found.fingerprint.hex()}")
     return 0
 
 
@@ -95,16 +110,62 @@ def add_publish(commands: Commands) -> None:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    import torch
-
-    from bittern import checkpoint, weights
+    from bittern import checkpoint
     from bittern.codec import load
 
-    codec = load(args.checkpoint, "cpu")
+    with extra("torch"):
+        import torch
+
+        from bittern import weights
+        from bittern.onnx.networks import write
+    codec = load(args.checkpoint, "cpu", "torch")
     fingerprint = weights.save(codec.model, args.out, dtype=torch.float16, decodes=codec.decodes)
     checkpoint.keep_entropy(codec.config, args.checkpoint, args.out)
+    if codec.config.streamable:
+        write(checkpoint.load(args.out), args.out)
     size = sum(path.stat().st_size for path in args.out.glob("*.safetensors"))
     print(f"{args.out}: {size / 1e6:.1f} MB, fingerprint {fingerprint.hex()}")
+    return 0
+
+
+def add_push(commands: Commands) -> None:
+    command = add_command(commands, "push", _push, "put a checkpoint on the Hugging Face Hub")
+    command.add_argument("checkpoint", metavar="CHECKPOINT", help="name or folder")
+    command.add_argument("repository", metavar="ORG/NAME", help="made if it does not exist")
+    command.add_argument("--private", action="store_true", help="where it is made")
+
+
+def _push(args: argparse.Namespace) -> int:
+    from bittern import checkpoint
+
+    folder = checkpoint.find(args.checkpoint)
+    if not (folder / "README.md").exists():
+        _say(args, f"{folder}: has no README.md; write one with `bittern card`")
+    print(checkpoint.push(folder, args.repository, private=args.private))
+    return 0
+
+
+def add_import(commands: Commands) -> None:
+    command = add_command(
+        commands, "import", _import, "make a checkpoint of weights that EnCodec released"
+    )
+    command.add_argument("kind", choices=["encodec"], help="whose weights")
+    command.add_argument(
+        "source",
+        metavar="FILE_OR_FOLDER_OR_ID",
+        help="encodec_24khz-d7cc33bc.th, a folder of `transformers`, or facebook/encodec_24khz",
+    )
+    command.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+
+
+def _import(args: argparse.Namespace) -> int:
+    from bittern import checkpoint, weights
+
+    config = weights.import_encodec(args.source, args.out).config
+    if config.sample_rate == 32_000:
+        _say(args, "facebook/encodec_32khz is under CC-BY-NC 4.0: for use that is not commercial")
+    fingerprint = checkpoint.load(args.out).fingerprint.hex()
+    print(f"{args.out}: {config.name}, {config.quantizer.stages} stages, fingerprint {fingerprint}")
     return 0
 
 
@@ -123,7 +184,7 @@ def _card(args: argparse.Namespace) -> int:
 
 def add_pack(commands: Commands) -> None:
     command = add_command(
-        commands, "pack", _pack, "pack a folder of audio into few large files to train on"
+        commands, "pack", _pack, "pack a folder of audio into few large tars to train on"
     )
     command.add_argument(
         "folder", type=Path, metavar="FOLDER", help="audio of any depth and format"
@@ -155,17 +216,18 @@ def _pack(args: argparse.Namespace) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from bittern.training.corpus import open_corpus
-    from bittern.training.pack import Coding, check, write_pack
+    with extra("train"):
+        from bittern.training.corpus import open_corpus
+        from bittern.training.pack import Coding, check, write_pack
 
     coding = Coding(args.coding)
     check(args.pack, args.sample_rate, coding)
     with tempfile.TemporaryDirectory(prefix="bittern-pack-") as cache:
         corpus = open_corpus(args.folder, args.sample_rate, cache=cache, what="FOLDER")
         with tqdm(corpus.clips, desc="pack", unit="file", leave=False, disable=args.quiet) as clips:
-            index = write_pack(
+            write_pack(
                 args.pack,
-                ((c.path, np.array(corpus.pcm[c.offset : c.offset + c.samples])) for c in clips),
+                ((c.path, np.array(corpus.read_pcm(c))) for c in clips),
                 args.sample_rate,
                 coding,
                 shard_bytes=round(args.shard_mb * 1e6),
@@ -173,10 +235,10 @@ def _pack(args: argparse.Namespace) -> int:
     for skipped in corpus.skipped:
         _say(args, f"skipped {skipped.path}: {skipped.reason}")
     seconds = sum(clip.samples for clip in corpus.clips) / args.sample_rate
-    size = sum(entry.size for entry in index.entries)
+    sizes = [tar.stat().st_size for tar in args.pack.iterdir()]
     print(
-        f"{args.pack}: {len(index.entries)} files, {seconds / 3600:.2f} h, {size / 1e6:.1f} MB "
-        f"of {index.coding} in {len({entry.shard for entry in index.entries})} shards"
+        f"{args.pack}: {len(corpus.clips)} files, {seconds / 3600:.2f} h, {sum(sizes) / 1e6:.1f} MB "
+        f"of {coding} in {len(sizes)} tars"
     )
     return 0
 

@@ -64,14 +64,6 @@ def add_jobs(command: argparse.ArgumentParser) -> None:
     )
 
 
-def share_threads(args: argparse.Namespace) -> None:
-    """Give each of `args.jobs` its part of torch's threads."""
-    import torch
-
-    if args.jobs > 1:
-        torch.set_num_threads(max(torch.get_num_threads() // args.jobs, 1))
-
-
 def add_model(command: argparse.ArgumentParser, *, default: str | None = None) -> None:
     """With `default` what is told of the model where none is named, which the command then finds."""
     command.add_argument(
@@ -86,6 +78,15 @@ def add_model(command: argparse.ArgumentParser, *, default: str | None = None) -
 def add_device(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1; auto: a GPU if there is one"
+    )
+
+
+def add_engine(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--engine",
+        choices=["auto", "torch", "onnx"],
+        default="auto",
+        help="what runs the networks; onnx needs no torch; auto: torch if it is installed",
     )
 
 

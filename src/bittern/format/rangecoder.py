@@ -4,12 +4,16 @@ The library takes probabilities as floats. It is given whole numbers here, in ra
 its steps is exact, so that its intervals are precisely the frequencies on every machine.
 """
 
+import importlib.metadata
 import math
+from functools import cache
 from typing import Any
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
+
+from bittern.errors import ModelError
 
 PRECISION = 24
 TOTAL = 1 << PRECISION  # what the frequencies of all symbols add up to
@@ -17,8 +21,26 @@ TOTAL = 1 << PRECISION  # what the frequencies of all symbols add up to
 _WORD_BYTES = 4
 _SLACK_BITS = 64  # that symbols may cost beyond their bytes: zeros are added without end
 _TAIL_BITS = 1024  # and symbols 0 up to the end, which are nothing but such zeros
+_KNOWN = b"\xff\xfe\xd2\xff\xff\x8f\xff\xccq5\xf0\x01"  # of what `check_library` codes
 _STREAM: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
 _CATEGORICAL = _STREAM.model.Categorical(perfect=False)
+
+
+@cache
+def check_library() -> None:
+    """See that the library still gives the bytes that files are made of.
+
+    Raises:
+        ModelError: it does not.
+    """
+    encoder = RangeEncoder()
+    encoder.push(np.arange(8) % 3, np.tile([[TOTAL - 300, 299, 1]], (8, 1)))
+    if encoder.finish() != _KNOWN:
+        version = importlib.metadata.version("constriction")
+        raise ModelError(
+            f"constriction {version} codes otherwise than files were coded; install one from 0.4 on, "
+            "below 0.6"
+        )
 
 
 class RangeEncoder:
@@ -69,6 +91,8 @@ class RangeDecoder:
             symbols = self._decoder.decode(_CATEGORICAL, _weights(frequencies))
         except (ValueError, AssertionError) as error:
             raise ValueError("these are not the bytes of a range coder") from error
+        if self._bits == math.inf:
+            return symbols.astype(np.int64)
         other = len(symbols) - int((symbols[::-1] != 0).argmax()) if symbols.any() else 0
         if other:
             self._bits -= self._tail + _cost(symbols[:other], frequencies[:other])

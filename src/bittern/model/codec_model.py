@@ -5,22 +5,17 @@
 For files and bytes see `codec.py`; for pushing samples as they come see `stream.py`.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bittern.config import LOUDEST, SEARCH_WIDTH, CodecConfig, LinearPath
-from bittern.model.conv import Conv1d, ConvTranspose1d
+from bittern.model import Codes, Latent, Waveform
 from bittern.model.highpass import HighPass
-from bittern.model.path import EnvelopePath, MdctPath, build_path
+from bittern.model.path import EnvelopePath, build_path
 from bittern.model.quantizer import ResidualQuantizer, stage_counts
-from bittern.model.recurrent import ResidualLSTM
 from bittern.model.seanet import Decoder, Encoder, damp_last_layer
-from bittern.model.search import search_codes
 from bittern.model.state import StreamState, name_states
-from bittern.shapes import Codes, Latent, Waveform
 
 _START_GAIN = 0.1  # of the networks' last layers beside a linear path
 
@@ -115,27 +110,13 @@ class CodecModel(nn.Module):
         levels = levels + self.path.level_weight * gains.log()
         return torch.cat([levels, shapes.expand(-1, -1, len(gains))], dim=1)
 
-    @property
-    def decoder_field(self) -> int | None:
-        """Frames of codes before a frame that its samples depend on; None: all, or those after it too.
-
-        A decoder that starts so many frames early, from silence, gives the same samples.
-        """
-        if not self.config.streamable:
-            return None
-        field, rate = 0.0, 1  # steps to a frame, at the layer
-        for layer in self.decoder.modules():
-            if isinstance(layer, ResidualLSTM):
-                return None
-            if isinstance(layer, Conv1d | ConvTranspose1d):
-                field += layer.context / rate
-            if isinstance(layer, ConvTranspose1d):
-                rate *= layer.stride
-        lapping = self.path.transform.synthesis.context if isinstance(self.path, MdctPath) else 0
-        return math.ceil(field) + lapping
-
     def pad(self, wav: Waveform) -> Waveform:
-        """Add zeros up to whole frames, with room for the delay: [B, C, T] -> [B, C, F * hop]."""
+        """Add zeros up to whole frames, with room for the delay: [B, C, T] -> [B, C, F * hop].
+
+        Layers that look ahead extend what they are given by themselves.
+        """
+        if not (self.config.lapped or self.config.encoder.streamable):
+            return wav
         frames = self.config.frame_count(wav.shape[-1])
         return F.pad(wav, (0, frames * self.config.hop_length - wav.shape[-1]))
 
@@ -145,11 +126,12 @@ class CodecModel(nn.Module):
     ) -> Codes:
         """Code audio: [B, C, T] -> [B, k, F], F = `config.frame_count(T)`, k = `stages` or K."""
         stages = self.quantizer.stages if stages is None else stages
-        return search_codes(self.quantizer, self.latent_of(wav), stages, width=search_width)
+        return self.quantizer.encode(self.latent_of(wav), stages, width=search_width)
 
     @torch.no_grad()
     def latent_of(self, wav: Waveform) -> Latent:
         """The latent of audio of any length: [B, C, T] -> [B, D, F]."""
+        self.config.refuse_segments()
         if wav.shape[0] == 0 or wav.shape[-1] == 0:
             frames = self.config.frame_count(wav.shape[-1])
             return wav.new_zeros(len(wav), self.config.latent_dim, frames)
@@ -166,6 +148,7 @@ class CodecModel(nn.Module):
         Returns:
             [B, C, length].
         """
+        self.config.refuse_segments()
         longest = max(codes.shape[-1] * self.config.hop_length - self.config.delay, 0)
         length = longest if length is None else length
         if not 0 <= length <= longest:

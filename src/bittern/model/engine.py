@@ -8,11 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from bittern.config import CodecConfig
+from bittern.model import Latent, Waveform
 from bittern.model.allocation import Searched, ladder
 from bittern.model.codec_model import CodecModel
-from bittern.model.search import search_codes
 from bittern.model.stream import StreamingDecoder, StreamingEncoder
-from bittern.shapes import Latent, Waveform
 
 Samples = NDArray[np.float32]  # [S streams, C, n]
 Codes = NDArray[np.int64]  # [S, k, f]
@@ -30,9 +29,9 @@ class TorchEngine:
     def config(self) -> CodecConfig:
         return self.model.config
 
-    @property
-    def decoder_field(self) -> int | None:
-        return self.model.decoder_field
+    def share_threads(self, jobs: int) -> None:
+        if jobs > 1:
+            torch.set_num_threads(max(torch.get_num_threads() // jobs, 1))
 
     @property
     def gains(self) -> NDArray[np.float32]:
@@ -41,7 +40,7 @@ class TorchEngine:
 
     def encoder(self, streams: int, stages: int, search_width: int) -> "_Encoder[Codes]":
         def code(latent: Latent) -> Codes:
-            return _to_numpy(search_codes(self.model.quantizer, latent, stages, width=search_width))
+            return _to_numpy(self.model.quantizer.encode(latent, stages, width=search_width))
 
         return self._encoder(streams, code)
 
@@ -51,10 +50,12 @@ class TorchEngine:
         )
 
     def _encoder(self, streams: int, code: "Callable[[Latent], T]") -> "_Encoder[T]":
+        self.config.refuse_segments()
         latents = StreamingEncoder if self.config.streamable else _WholeLatents
         return _Encoder(latents(self.model, batch=streams), code)
 
     def decoder(self, streams: int) -> "_Decoder | _WholeDecoder":
+        self.config.refuse_segments()
         if not self.config.streamable:
             return _WholeDecoder(self.model, streams)
         return _Decoder(StreamingDecoder(self.model, batch=streams))
@@ -129,7 +130,7 @@ def search(model: CodecModel, latent: Latent, stages: int, width: int) -> Search
 
     Where the latent does not tell levels, all are 0: frames weigh alike.
     """
-    codes = search_codes(model.quantizer, latent, stages, width=width)
+    codes = model.quantizer.encode(latent, stages, width=width)
     errors = model.quantizer.errors(latent, codes, ladder(stages).tolist())
     levels = model.levels(latent)
     levels = torch.zeros_like(errors[:, 0]) if levels is None else levels

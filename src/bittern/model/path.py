@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bittern.config import CodecConfig, LinearPath, NetworkInput
+from bittern.model import Latent, Waveform
 from bittern.model.envelope import SpectralEnvelope
 from bittern.model.mdct import LinearTransform, largest_coefficients, mdct_basis
 from bittern.model.state import StreamState
-from bittern.shapes import Latent, Waveform
 
 _PEAK = 2.0  # of full scale: what no codes exceed, 6 dB above what a file can hold
 _FLATTEST = 256.0  # largest evened coefficient, where those of speech reach 100

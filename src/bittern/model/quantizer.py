@@ -8,6 +8,7 @@ estimator and commitment, VQ-VAE (arXiv:1711.00937).
 """
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +17,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from bittern.config import QuantizerConfig
-from bittern.shapes import Codes, Latent
-
-NEAR_TIE = 2e-6  # of |x|^2 + |e|^2; scores nearer than that may be in the wrong order in float32
+from bittern.model import Codes, Latent
+from bittern.model.search import Books, errors, search
 
 
 class Quantized(NamedTuple):
@@ -49,100 +49,43 @@ class ResidualQuantizer(nn.Module):
         self.stages = config.stages
         self.codebook_size = config.codebook_size
         self.register_buffer("codewords", torch.zeros(config.stages, config.codebook_size, dim))
-        self._kept: tuple[Tensor, int, Tensor, Tensor] | None = None
+        self._kept: tuple[Tensor, int, dict[ModuleType, Books]] | None = None
 
-    def encode(self, latent: Latent, stages: int | None = None) -> Codes:
+    @torch.no_grad()
+    def encode(self, latent: Latent, stages: int | None = None, *, width: int = 1) -> Codes:
         """Nearest codeword at each stage by squared distance, in float32; ties to the lowest index.
 
         Args:
             latent: [B, D, F].
             stages: how many stages to use, 1 to K; all by default.
+            width: candidates kept from stage to stage, see `search.py`.
 
         Returns:
             [B, stages, F].
         """
-        stages = self._check_stages(stages)
-        with torch.no_grad(), torch.autocast(latent.device.type, enabled=False):
-            if latent.shape[0] * latent.shape[2] == 1 and plain(latent):
-                return self._encode_one(latent.float().reshape(1, -1), stages)
+        batch, _, frames = latent.shape
+        one = plain(latent) and batch * frames == 1  # numpy's calls take less than torch's
+        with torch.autocast(latent.device.type, enabled=False):
             vectors = rearrange(latent.float(), "b d f -> (b f) d")
-            norms, columns = self.tables()
-            given, picked, gaps = [vectors], [], []
-            for codebook, column, norm in zip(
-                self.codewords[:stages], columns, norms, strict=False
-            ):
-                scores = torch.addmm(norm, given[-1], column[:-2])
-                smallest, indices = scores.min(dim=1)
-                second = scores.scatter_(1, indices[:, None], torch.inf).amin(dim=1)
-                picked.append(indices)
-                gaps.append(second - smallest)
-                given.append(given[-1] - codebook.index_select(0, picked[-1]))
-            codes, gap = torch.stack(picked), torch.stack(gaps)  # [k, M]
-            size = torch.stack(given[:-1]).square().sum(dim=2) + norms[:stages].gather(1, codes)
-            unsure = (gap <= NEAR_TIE * size).any(dim=0)
-            if not torch.compiler.is_compiling() and len(rows := unsure.nonzero().flatten()):
-                codes[:, rows] = self._settle(vectors[rows], stages)
-            return rearrange(codes, "k (b f) -> b k f", b=latent.shape[0])
+            books = self._books(np if one else torch)
+            stages = self.stages if stages is None else stages
+            codes = search(books, vectors.numpy() if one else vectors, stages, width)
+        codes = torch.from_numpy(codes) if one else codes
+        return codes.unflatten(0, (batch, frames)).transpose(1, 2)
 
-    def _encode_one(self, vector: Tensor, stages: int) -> Tensor:
-        """The same for one frame, [1, D] -> [1, stages, 1], in a third of the time.
-
-        Where audio comes frame by frame it is not the arithmetic that takes time, but the calls.
-        """
-        norms, columns = (table.numpy() for table in self.tables())
-        codewords = self.codewords.numpy()
-        rest = vector[0].numpy()
-        codes = np.zeros((1, stages, 1), np.int64)
-        scores = np.empty(self.codebook_size, np.float32)
-        for stage in range(stages):
-            np.dot(rest, columns[stage, :-2], out=scores)
-            np.add(scores, norms[stage], out=scores)
-            chosen = scores.argmin()
-            size = rest.dot(rest) + norms[stage, chosen]
-            if np.count_nonzero(scores <= scores[chosen] + NEAR_TIE * size) > 1:
-                return self._settle(vector, stages)[None, :, 0, None]
-            codes[0, stage, 0] = chosen
-            rest = rest - codewords[stage, chosen]
-        return torch.from_numpy(codes)
-
-    def _settle(self, vectors: Tensor, stages: int) -> Tensor:
-        """The same search by distances in float64 wherever scores nearly tie: [M, D] -> [k, M].
-
-        What rounding makes of a near tie depends on the library and on how many vectors come at
-        once; this does not, and so codes do not depend on how audio is cut into chunks.
-        """
-        norms, _ = self.tables()
-        residual, picked = vectors, []
-        for codebook, norm in zip(self.codewords[:stages], norms, strict=False):
-            scores = torch.addmm(norm, residual, codebook.T, alpha=-2)
-            best, first = scores.min(dim=1, keepdim=True)
-            size = residual.square().sum(dim=1, keepdim=True) + norm[first]
-            near = scores <= best + NEAR_TIE * size
-            indices = torch.cat(
-                [
-                    _nearest_among(*portion, codebook)
-                    for portion in zip(residual.split(64), near.split(64), strict=True)
-                ]
-            )
-            residual = residual - codebook.index_select(0, indices)
-            picked.append(indices)
-        return torch.stack(picked)
-
-    def tables(self) -> tuple[Tensor, Tensor]:
-        """Squared norms [K, N] of codewords e, and what makes distances of vectors, [K, D + 2, N].
-
-        Above each other stand -2 e, 1 and |e|^2, so that [x, |x|^2, 1] times it is |x - e|^2. Both are
-        kept until codewords change: one vector by such a table takes a third of the time that it
-        takes by codewords in rows.
-        """
+    def _books(self, xp: ModuleType) -> Books:
+        """The codebooks for the search, kept until codewords change."""
         codewords = self.codewords
         if torch.compiler.is_compiling():
-            return _tables(codewords)
+            return Books(codewords, torch, exact=False)
         version = 0 if codewords.is_inference() else codewords._version
         if self._kept is None or self._kept[0] is not codewords or self._kept[1] != version:
+            self._kept = codewords, version, {}
+        books = self._kept[2]
+        if xp not in books:
             with torch.inference_mode(False):
-                self._kept = (codewords, version, *_tables(codewords))
-        return self._kept[2:]
+                books[xp] = Books(codewords.numpy() if xp is np else codewords, xp)
+        return books[xp]
 
     def decode(self, codes: Codes) -> Latent:
         """Sum the codewords: [B, k, F] with 1 <= k <= K -> [B, D, F]; -1 adds nothing.
@@ -181,14 +124,9 @@ class ResidualQuantizer(nn.Module):
         Returns:
             [B, R, F] float32.
         """
-        rest = rearrange(latent.float(), "b d f -> (b f) d")
-        found, done = [], 0
-        for count in counts:
-            for stage in range(done, count):
-                rest = rest - self.codewords[stage].index_select(0, codes[:, stage].flatten())
-            found.append(rest.square().sum(dim=1))
-            done = count
-        return torch.stack(found, dim=1).unflatten(0, codes.shape[::2]).transpose(1, 2)
+        vectors, rows = (rearrange(x, "b d f -> (b f) d") for x in (latent.float(), codes))
+        found = torch.stack(errors(self.codewords, vectors, rows, counts))
+        return found.unflatten(1, codes.shape[::2]).transpose(0, 1)
 
     @property
     def gains(self) -> Tensor:
@@ -256,26 +194,9 @@ class ResidualQuantizer(nn.Module):
         return stages
 
 
-def _tables(codewords: Tensor) -> tuple[Tensor, Tensor]:
-    norms = codewords.square().sum(dim=2)
-    rows = [-2 * codewords.mT, torch.ones_like(norms)[:, None], norms[:, None]]
-    return norms, torch.cat(rows, dim=1)
-
-
 def plain(tensor: Tensor) -> bool:
     """Whether numpy may see it: on a CPU, and not while a graph is made."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _nearest_among(vectors: Tensor, candidates: Tensor, codebook: Tensor) -> Tensor:
-    """Nearest of each vector's candidates, the lowest index among equals: [M, D], [M, N] -> [M]."""
-    rows, indices = candidates.nonzero(as_tuple=True)
-    distances = (vectors[rows].double() - codebook[indices].double()).square().sum(dim=1)
-    least = distances.new_full((len(vectors),), torch.inf).scatter_reduce(
-        0, rows, distances, "amin"
-    )
-    indices = indices.where(distances <= least[rows], len(codebook))
-    return rows.new_zeros(len(vectors)).scatter_reduce(0, rows, indices, "amin", include_self=False)
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:

@@ -5,165 +5,180 @@ finds nearer ones, for any decoder and at no bits, at the price of encoding time
 stages is then not quite what encoding with k stages gives: it was searched for with more in view.
 
 Codes do not depend on how many frames are searched at once, nor on the library that multiplies: what
-float32 cannot tell apart is searched again in float64; graphs of torch.export leave that out.
+float32 cannot tell apart is searched again in float64; graphs of torch.export leave that out. Arrays are
+numpy's, or torch's on any device; this module imports no torch.
 
 Source: M-algorithm for multistage quantizers (LeBlanc et al., IEEE Trans. Speech and Audio Proc. 1993).
 """
 
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
 import numpy as np
-import torch
-from einops import rearrange
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bittern.config import WIDEST_SEARCH
-from bittern.model.quantizer import NEAR_TIE, ResidualQuantizer, plain
-from bittern.shapes import Codes, Latent
 
+NEAR_TIE = 2e-6  # of |x|^2 + |e|^2; scores nearer than that may be in the wrong order in float32
 _CANDIDATES = 2048  # at once, of all frames together, which bounds the memory
-_GROUP = 32  # entries whose least is found first; only the best groups are looked into
+_GROUP = 8  # entries whose least is found first; only the best groups are looked into
+
+Array = Any  # of numpy, or a tensor
+Steps = list[tuple[Array, Array]]  # of each stage: parents and codes, [M, w]
 
 
-@torch.no_grad()
-def search_codes(quantizer: ResidualQuantizer, latent: Latent, stages: int, *, width: int) -> Codes:
-    """Code [B, D, F] with `stages` stages, keeping the best `width` partial sums of each frame.
+class Books:
+    """Codebooks as the search needs them."""
+
+    def __init__(self, codewords: Array, xp: ModuleType, *, exact: bool = True) -> None:
+        """Codebooks [K, N, D] in float32, of numpy or of torch, which is `xp`.
+
+        Not `exact` what float32 cannot tell apart stays as it falls, for graphs.
+        """
+        self.codewords, self.xp, self.exact = codewords, xp, exact
+        self.norms = (codewords * codewords).sum(2)  # [K, N]
+        self.columns = xp.stack([-2 * xp.swapaxes(book, 0, 1) for book in codewords])  # [K, D, N]
+
+    def scores(self, stage: int, rest: Array) -> Array:
+        """Squared distances of [M, D] to the codewords of a stage, less the squares of `rest`: [M, N]."""
+        scores = rest @ self.columns[stage]
+        scores += self.norms[stage]
+        return scores
+
+
+def search(books: Books, vectors: Array, stages: int, width: int) -> Array:
+    """Code [M, D] with `stages` stages, keeping the best `width` partial sums of each frame: [M, stages].
 
     Args:
-        quantizer: whose codebooks are searched.
-        latent: [B, D, F].
+        books: what is searched.
+        vectors: [M, D] float32, of the library and on the device of the books.
         stages: 1 to K.
-        width: 1 to 512; 1 is the nearest codeword at each stage. Time grows about in proportion.
-
-    Returns:
-        [B, stages, F].
+        width: 1 to 512; 1 is the nearest codeword at each stage, of equals the first. Time grows about
+            in proportion.
     """
+    most = len(books.codewords)
     if not 1 <= width <= WIDEST_SEARCH:
         raise ValueError(f"search width is {width}; give 1 to {WIDEST_SEARCH}")
-    if not 1 <= stages <= quantizer.stages:
-        raise ValueError(f"got {stages} stages; this quantizer has 1 to {quantizer.stages}")
-    if latent.shape[0] * latent.shape[2] == 0:
-        return latent.new_zeros(len(latent), stages, latent.shape[2], dtype=torch.int64)
-    if width == 1:
-        return quantizer.encode(latent, stages)
-    if latent.shape[0] * latent.shape[2] == 1 and plain(latent):
-        return _search_one(quantizer, latent.float().reshape(1, -1), stages, width)[..., None]
-    vectors = rearrange(latent.float(), "b d f -> (b f) d")
-    with torch.autocast(latent.device.type, enabled=False):
-        at_once = max(_CANDIDATES // width, 1)
-        parts = [vectors] if torch.compiler.is_compiling() else vectors.split(at_once)
-        codes = torch.cat([_search(quantizer, part, stages, width) for part in parts])
-    return rearrange(codes, "(b f) k -> b k f", b=latent.shape[0])
+    if not 1 <= stages <= most:
+        raise ValueError(f"got {stages} stages; this quantizer has 1 to {most}")
+    if not books.exact:
+        return _search(books, vectors, stages, width)
+    step, none = max(_CANDIDATES // width, 1), books.xp.zeros((0, stages), dtype=books.xp.int64)
+    starts = range(0, len(vectors), step)
+    parts = [_search(books, vectors[at : at + step], stages, width) for at in starts]
+    return books.xp.concatenate(parts) if parts else none
 
 
-def _search(quantizer: ResidualQuantizer, vectors: Tensor, stages: int, width: int) -> Tensor:
+def errors(codewords: Array, vectors: Array, codes: Array, counts: Sequence[int]) -> list[Array]:
+    """What the first so many stages leave over, squared and summed over dimensions.
+
+    Args:
+        codewords: [K, N, D].
+        vectors: [M, D].
+        codes: [M, k], of these vectors.
+        counts: R numbers of stages, 1 to k, ascending.
+
+    Returns:
+        R arrays [M].
+    """
+    found, done = [], 0
+    for count in counts:
+        for stage in range(done, count):
+            vectors = vectors - codewords[stage][codes[:, stage]]
+        found.append((vectors * vectors).sum(1))
+        done = count
+    return found
+
+
+def _search(books: Books, vectors: Array, stages: int, width: int) -> Array:
     """[M, D] -> [M, stages]."""
-    norms, columns = quantizer.tables()
+    xp, entries, dim = books.xp, *books.codewords.shape[1:]
+    row = xp.arange(vectors.shape[0], device=vectors.device)[:, None]
     rest = vectors[:, None]  # [M, w, D], what each candidate leaves over
-    energy = rest.square().sum(dim=2)  # [M, w]
-    steps: list[tuple[Tensor, Tensor]] = []  # of each stage: parents and codes, [M, w]
-    unsure = torch.zeros(len(vectors), dtype=torch.bool, device=vectors.device)
-    for codebook, column, norm in zip(quantizer.codewords[:stages], columns, norms, strict=False):
-        scores = torch.addmm(norm, rest.flatten(0, 1), column[:-2])  # [M * w, N]
-        least, place = _least(scores.view(*energy.shape, -1), energy, width + 1)
-        parent, code = place // len(codebook), place % len(codebook)
+    energy = xp.einsum("mwd,mwd->mw", rest, rest)
+    steps: Steps = []
+    unsure = energy[:, 0] < 0
+    for stage in range(stages):
+        scores = books.scores(stage, rest.reshape(-1, dim))  # [M * w, N]
+        least, place = _least(xp, scores, energy, row, width + 1)
+        parent, code = place // entries, place % entries
         if least.shape[1] > width:
-            size = energy.amax(dim=1) + norm[code[:, width]]
-            unsure |= least[:, width] - least[:, width - 1] <= NEAR_TIE * size
+            gap = least[:, width] - xp.amax(least[:, :width], 1)
+            size = xp.amax(energy, 1) + books.norms[stage][code[:, width]]
+            unsure |= gap <= NEAR_TIE * size
             parent, code = parent[:, :width], code[:, :width]
         steps.append((parent, code))
-        rest = _step(rest, parent, codebook, code)
-        energy = rest.square().sum(dim=2)
-    best = energy.argmin(dim=1)
-    unsure |= (energy <= energy.amin(dim=1, keepdim=True) * (1 + NEAR_TIE)).sum(dim=1) > 1
-    codes = _traced(steps, best)
-    if not torch.compiler.is_compiling() and len(rows := unsure.nonzero().flatten()):
-        codes[rows] = _settle(quantizer, vectors[rows], stages, width)
+        rest = rest[row, parent] - books.codewords[stage][code]
+        energy = xp.einsum("mwd,mwd->mw", rest, rest)
+    near = energy <= xp.amin(energy, 1)[:, None] * (1 + NEAR_TIE)
+    unsure |= near.sum(1) > 1
+    codes = _traced(xp, steps, row, energy.argmin(1)[:, None])
+    if books.exact and unsure.any():
+        settled = [_settle(books, vector, stages, width) for vector in vectors[unsure]]
+        codes[unsure] = xp.asarray(np.stack(settled), device=codes.device)
     return codes
 
 
-def _least(scores: Tensor, energy: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The least of scores [M, w, N] + energy [M, w], in order, and their places among w * N.
+def _least(
+    xp: ModuleType, scores: Array, energy: Array, row: Array, count: int
+) -> tuple[Array, Array]:
+    """The least of scores [M * w, N] + energy [M, w], the greatest last, and places among w * N.
 
     What is among the least `count` is in one of the `count` groups with the least leasts.
     """
-    items, width, entries = scores.shape
+    items, width = energy.shape
+    entries = scores.shape[1]
     size = min(entries, _GROUP)
     groups = entries // size
-    grouped = scores.view(items, width, size, groups)
-    leasts = (grouped.amin(dim=2) + energy[..., None]).flatten(1)  # [M, w * groups]
-    group = leasts.topk(min(count, leasts.shape[1]), dim=1, largest=False).indices
+    grouped = scores.reshape(items, width, size, groups)
+    leasts = xp.amin(grouped, 2) + energy[..., None]  # [M, w, groups]
+    _, group = _smallest(leasts.reshape(items, -1), row, count)
     parent, group = group // groups, group % groups  # [M, g]
-    row = torch.arange(items, device=scores.device)[:, None]
     members = grouped[row, parent, :, group]  # [M, g, size]
-    flat = (members + energy.gather(1, parent)[..., None]).flatten(1)
-    least, place = flat.topk(min(count, flat.shape[1]), dim=1, largest=False, sorted=True)
+    members = (members + energy[row, parent][..., None]).reshape(items, -1)
+    least, place = _smallest(members, row, count)
     picked, member = place // size, place % size
-    return least, parent.gather(1, picked) * entries + member * groups + group.gather(1, picked)
+    return least, parent[row, picked] * entries + member * groups + group[row, picked]
 
 
-def _step(rest: Tensor, parent: Tensor, codebook: Tensor, code: Tensor) -> Tensor:
-    """What candidates leave over: rows [M, v, D] by parents [M, w], less codewords by codes [M, w]."""
-    first = torch.arange(len(rest), device=rest.device)[:, None] * rest.shape[1]
-    flat = rest.flatten(0, 1).index_select(0, (first + parent).flatten())
-    return (flat - codebook.index_select(0, code.flatten())).view(*code.shape, -1)
+def _smallest(values: Array, row: Array, count: int) -> tuple[Array, Array]:
+    """The least `count` of each row, the greatest of them last, and their places."""
+    count = min(count, values.shape[1])
+    if not isinstance(values, np.ndarray):
+        return values.topk(count, dim=1, largest=False)
+    place = values.argpartition(count - 1, axis=1)[:, :count]
+    return values[row, place], place
 
 
-def _traced(steps: list[tuple[Tensor, Tensor]], best: Tensor) -> Tensor:
-    """The codes that led to candidate `best` [M] of the last stage, [M, k]."""
-    at, picked = best[:, None], []
+def _traced(xp: ModuleType, steps: Steps, row: Array, at: Array) -> Array:
+    """The codes that led to candidate `at` [M, 1] of the last stage, [M, k]."""
+    picked = []
     for parent, code in reversed(steps):
-        picked.append(code.gather(1, at))
-        at = parent.gather(1, at)
-    return torch.cat(picked[::-1], dim=1)
+        picked.append(code[row, at])
+        at = parent[row, at]
+    return xp.concatenate(picked[::-1], 1)
 
 
-def _settle(quantizer: ResidualQuantizer, vectors: Tensor, stages: int, width: int) -> Tensor:
-    """The same search with scores in float64 rounded to float32, alike whatever M is: [M, D] -> [M, k]."""
-    rest = vectors[:, None]
-    steps: list[tuple[Tensor, Tensor]] = []
-    for codebook in quantizer.codewords[:stages]:
-        wide, given = codebook.double(), rest.double()
-        scores = wide.square().sum(dim=1) - 2 * (given @ wide.T)
-        scores = (scores + given.square().sum(dim=2, keepdim=True)).float().flatten(1)
-        place = scores.topk(min(width, scores.shape[1]), dim=1, largest=False).indices
-        steps.append((place // len(codebook), place % len(codebook)))
-        rest = _step(rest, steps[-1][0], codebook, steps[-1][1])
-    energy = rest.double().square().sum(dim=2).float()
-    return _traced(steps, energy.argmin(dim=1))
-
-
-def _search_one(quantizer: ResidualQuantizer, vector: Tensor, stages: int, width: int) -> Tensor:
-    """The same for one frame, [1, D] -> [1, stages], where the calls take more time than the arithmetic."""
-    norms, columns = (table.numpy() for table in quantizer.tables())
-    codewords = quantizer.codewords.numpy()
-    entries, dim = codewords.shape[1:]
-    given = np.ones((1, dim + 2), np.float32)  # [w, D + 2]: what is left over, its energy, 1
-    given[0, :-2] = vector[0].numpy()
-    given[0, -2] = given[0, :-2] @ given[0, :-2]
-    steps: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+def _settle(books: Books, vector: Array, stages: int, width: int) -> NDArray[np.int64]:
+    """The same search with scores in float64 rounded to float32, of equals the first: [D] -> [k]."""
+    rest = _numpy(vector)[None]
+    steps: Steps = []
     for stage in range(stages):
-        scores = (given @ columns[stage]).ravel()
-        if len(scores) > width:
-            place = scores.argpartition(width)[: width + 1]  # the last one is the greatest
-            parent, code = place // entries, place % entries
-            *least, beyond = scores[place].tolist()
-            size = float(given[:, -2].max() + norms[stage, code[width]])
-            if beyond - max(least) <= NEAR_TIE * size:
-                return _settle(quantizer, vector, stages, width)
-            parent, code = parent[:width], code[:width]
-        else:
-            parent, code = np.divmod(np.arange(len(scores)), entries)
-        steps.append((parent, code))
-        given = given.take(parent, axis=0)
-        rest = given[:, :-2]
-        rest -= codewords[stage].take(code, axis=0)
-        np.einsum("wd,wd->w", rest, rest, out=given[:, -2])
-    energy = given[:, -2]
-    best = energy.argmin()
-    if np.count_nonzero(energy <= energy[best] * (1 + NEAR_TIE)) > 1:
-        return _settle(quantizer, vector, stages, width)
-    codes = np.empty((1, stages), np.int64)
-    for stage in reversed(range(stages)):
-        parent, code = steps[stage]
-        codes[0, stage], best = code[best], parent[best]
-    return torch.from_numpy(codes)
+        codebook = _numpy(books.codewords[stage])
+        wide, given = codebook.astype(np.float64), rest.astype(np.float64)
+        scores = (wide * wide).sum(1) - 2 * (given @ wide.T) + (given * given).sum(1)[:, None]
+        flat = scores.astype(np.float32).ravel()
+        count = min(width, len(flat))
+        place = np.flatnonzero(flat <= np.partition(flat, count - 1)[count - 1])
+        place = place[np.argsort(flat[place], kind="stable")][:count]
+        parent, code = place // len(codebook), place % len(codebook)
+        steps.append((parent[None], code[None]))
+        rest = rest[parent] - codebook[code]
+    energy = (rest.astype(np.float64) ** 2).sum(1).astype(np.float32)
+    first = np.zeros((1, 1), np.int64)
+    return _traced(np, steps, first, first + energy.argmin())[0]
+
+
+def _numpy(array: Array) -> NDArray[np.float32]:
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()

@@ -7,17 +7,15 @@ the same forwards are run on whole frames, with a state that layers read and wri
 import torch
 
 from bittern.config import SEARCH_WIDTH, whole_number
+from bittern.model import Codes, Latent, Waveform
 from bittern.model.arguments import ArrayLike, as_codes, as_wav, check_wav
 from bittern.model.codec_model import CodecModel
+from bittern.model.concealment import Fade
 from bittern.model.quantizer import stage_counts
-from bittern.model.search import search_codes
 from bittern.model.state import StreamState
-from bittern.shapes import Codes, Latent, Waveform
 
 _SAMPLES_KEY, _BUFFER_KEY = "stream.samples", "stream.buffer"
 _LATENT_KEY, _STAGES_KEY, _LOST_KEY = "stream.latent", "stream.stages", "stream.lost"
-_FADE = 0.85  # of concealed frames, one to the next
-_FADED_FRAMES = 40  # from here on they are silence
 
 
 class StreamingEncoder:
@@ -110,7 +108,7 @@ class StreamingEncoder:
         return self.model.latent(wav, self._layers)
 
     def _code(self, latent: Latent) -> Codes:
-        return search_codes(self.model.quantizer, latent, self.stages, width=self.search_width)
+        return self.model.quantizer.encode(latent, self.stages, width=self.search_width)
 
     @property
     def state(self) -> StreamState:
@@ -177,7 +175,7 @@ class StreamingDecoder:
         latent = self.model.quantizer.decode(codes)
         stages = stage_counts(codes)
         self._layers[_LATENT_KEY], self._layers[_STAGES_KEY] = latent[..., -1:], stages[:, -1:]
-        self._layers.pop(_LOST_KEY, None)
+        self._layers[_LOST_KEY] = torch.tensor(0)
         return self._give(self.model.synthesise(latent, self._layers, stages=stages))
 
     @torch.no_grad()
@@ -190,25 +188,19 @@ class StreamingDecoder:
             frames: how many.
             silent: give silence at once, for comparison; the decoder then begins anew.
         """
-        frames = whole_number(frames, "frames")
-        wav, hop = self._silence(frames), self.model.config.hop_length
-        last = self._layers.get(_LATENT_KEY)
-        if silent:
+        frames, hop = whole_number(frames, "frames"), self.model.config.hop_length
+        fade, wav = Fade(), self._silence(frames)
+        fade.lost = int(self._layers.get(_LOST_KEY, fade.lost))
+        gains = torch.from_numpy(fade.gains(frames, silent=silent)).to(wav)
+        if count := len(gains):
+            wav[..., : count * hop] = self.model.synthesise(
+                self.model.faded(self._layers[_LATENT_KEY], gains),
+                self._layers,
+                stages=self._layers[_STAGES_KEY].expand(-1, count),
+            )
+        self._layers[_LOST_KEY] = torch.tensor(fade.lost)
+        if fade.over:
             self._layers = {}
-        elif last is not None:
-            lost = int(self._layers.get(_LOST_KEY, torch.zeros(())))
-            count = min(max(_FADED_FRAMES - lost, 0), frames)
-            gains = _FADE ** torch.arange(lost + 1, lost + count + 1).to(wav)
-            if count:
-                wav[..., : count * hop] = self.model.synthesise(
-                    self.model.faded(last, gains),
-                    self._layers,
-                    stages=self._layers[_STAGES_KEY].expand(-1, count),
-                )
-            if lost + frames < _FADED_FRAMES:
-                self._layers[_LOST_KEY] = torch.tensor(lost + frames)
-            else:
-                self._layers = {}
         return self._give(wav)
 
     def _silence(self, frames: int) -> Waveform:

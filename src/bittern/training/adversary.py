@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bittern.config import CodecConfig
 from bittern.errors import ConfigError
-from bittern.shapes import Waveform
+from bittern.model import Waveform
 from bittern.training.discriminators import (
     DiscriminatorSet,
     Judgement,

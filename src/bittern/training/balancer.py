@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bittern.shapes import Waveform
+from bittern.model import Waveform
 from bittern.training.ranks import mean_over_ranks
 
 

@@ -12,9 +12,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bittern import checkpoint, weights
+from bittern.model import Waveform
 from bittern.model.codec_model import CodecModel
 from bittern.model.quantizer import Quantized
-from bittern.shapes import Waveform
 from bittern.training.adversary import Adversary
 from bittern.training.balancer import Balancer
 from bittern.training.codebook import EmaCodebooks, concatenate, gather_rows

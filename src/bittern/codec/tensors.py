@@ -1,22 +1,12 @@
-"""The codec as most people use it: tensors, bytes and files to codes and back.
-
-    codec = bittern.load("speech-16khz")
-    codes = codec.encode(wav)                      # [B, C, T] -> [B, k, F]
-    wav = codec.decode(codes)                      # and back
-    data = codec.compress(wav[0], 44_100)          # bytes of a .btn file
-    wav, sample_rate = codec.decompress(data)
-
-What the networks do is in `model/`, how files are worked on in `pipeline.py`, samples as they come in
-`model/stream.py`.
-"""
+"""The codec in torch: tensors to codes and back, with networks that can be worked on."""
 
 import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,22 +14,19 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bittern import checkpoint, pipeline, weights
+from bittern import checkpoint, weights
 from bittern.audio import streams as audio
-from bittern.audio.atomic import atomic_file, refuse_same_file
-from bittern.audio.streams import AudioStream
-from bittern.checkpoint import Checkpoint
+from bittern.codec.files import FileCodec
 from bittern.config import SEARCH_WIDTH, CodingOptions, whole_number
 from bittern.errors import ConfigError
-from bittern.format import container
-from bittern.format.erasures import BurstLoss
-from bittern.model import rate
+from bittern.format import ecdc
+from bittern.format.ecdc import EcdcSegment
+from bittern.model import Codes, Waveform, rate
 from bittern.model.allocation import tradeoff_for
 from bittern.model.arguments import ArrayLike, as_codes, as_lengths, as_samples, as_wav, check_wav
 from bittern.model.codec_model import CodecModel
 from bittern.model.engine import TorchEngine, search
-from bittern.pipeline import DecodedStream, Engine, Receipt
-from bittern.shapes import Codes, Waveform
+from bittern.model.segments import Segment, decode_segments, encode_segments
 
 
 class Audio(NamedTuple):
@@ -50,16 +37,7 @@ class Audio(NamedTuple):
 
 
 def load(name_or_folder: str | Path, device: str = "auto") -> "Codec":
-    """Load a codec by the name of a shipped checkpoint or by its folder.
-
-    Args:
-        name_or_folder: "speech-16khz", or the folder that a training run wrote.
-        device: "auto" takes a GPU if there is one; otherwise as torch names it: "cpu", "cuda:1".
-
-    Raises:
-        ModelError: there is no such checkpoint, or it is damaged.
-        ConfigError: there is no such device.
-    """
+    """The codec of a checkpoint, on a device; see `bittern.load`."""
     _survive_forks()
     chosen = _device(device)
     found = checkpoint.load(name_or_folder)
@@ -67,46 +45,18 @@ def load(name_or_folder: str | Path, device: str = "auto") -> "Codec":
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Codec(Checkpoint):
+class Codec(FileCodec):
     """A checkpoint with its networks, ready for use."""
 
     model: CodecModel = field(repr=False)
+    engine: TorchEngine = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "engine", TorchEngine(self.model))
 
     @property
     def device(self) -> torch.device:
         return self.model.quantizer.codewords.device
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz, of the waveforms that `encode` takes and `decode` gives."""
-        return self.config.sample_rate
-
-    @property
-    def channels(self) -> int:
-        return self.config.channels
-
-    @property
-    def hop_length(self) -> int:
-        """Samples to one frame."""
-        return self.config.hop_length
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames a second."""
-        return self.config.frame_rate
-
-    @property
-    def stages(self) -> int:
-        """K, the most stages that a frame can be coded with."""
-        return self.config.quantizer.stages
-
-    @cached_property
-    def _engine(self) -> Engine:
-        return TorchEngine(self.model)
-
-    def bitrate_kbps(self, stages: int | None = None) -> float:
-        """The nominal bitrate of so many stages (by default all), for each stream of codes."""
-        return CodingOptions(stages=stages).count_stages(self.config) * self.config.kbps_per_stage
 
     def encode(
         self,
@@ -184,7 +134,7 @@ class Codec(Checkpoint):
             return self.model.encode(wav, most, options.search_width)
         latent = self.model.latent_of(wav)
         searched = search(self.model, latent, most, options.search_width)
-        tradeoff = tradeoff_for(options.quality, self._engine.gains)
+        tradeoff = tradeoff_for(options.quality, self.engine.gains)
         codes = np.full_like(searched.codes, -1)
         for item, own in enumerate(frames):
             codes[item, :, :own] = rate.choose_whole(searched.stream(item, own), tradeoff)[0]
@@ -282,36 +232,6 @@ class Codec(Checkpoint):
         self.compress_stream(stream, file, **options)
         return file.getvalue()
 
-    def compress_file(self, source: str | Path, target: str | Path, **options: Any) -> Receipt:
-        """Compress an audio file; the target is replaced, whole or not at all.
-
-        Raises:
-            AudioError: the source cannot be read or used.
-            CodecError: the target cannot be written, or is the source.
-            ConfigError: see `compress`.
-        """
-        refuse_same_file(Path(source), Path(target))
-        with audio.open_audio(Path(source)) as stream, atomic_file(Path(target)) as file:
-            return self.compress_stream(stream, file, live=not file.seekable(), **options)
-
-    def compress_stream(
-        self, source: AudioStream, file: BinaryIO, *, live: bool = False, **options: Any
-    ) -> Receipt:
-        """Compress audio as it comes, writing each chunk as soon as it is full.
-
-        Args:
-            source: read to its end.
-            file: where to write.
-            live: `file` cannot be gone back in, as a pipe; it is flushed after each chunk.
-            options: see `compress`.
-
-        Raises:
-            AudioError, ConfigError: see `compress`.
-        """
-        return pipeline.compress(
-            self._engine, self, source, file, CodingOptions(**options), live=live
-        )
-
     def decompress(self, data: bytes, **options: Any) -> Audio:
         """Bring compressed audio back, at its original sample rate and of its original length.
 
@@ -327,41 +247,44 @@ class Codec(Checkpoint):
         samples = audio.gather(stream.blocks, stream.channels)
         return Audio(torch.from_numpy(np.ascontiguousarray(samples)), stream.sample_rate)
 
-    def decompress_file(self, source: str | Path, target: str | Path, **options: Any) -> Receipt:
-        """Bring a `.btn` file back as .wav (16 bit), .flac or .ogg, whole or not at all.
-
-        Raises:
-            FormatError, ModelMismatchError: see `decompress`.
-            AudioError: the target's format is none of these.
-            CodecError: the target cannot be written, or is the source.
-        """
-        refuse_same_file(Path(source), Path(target))
-        with container.open_file(Path(source)) as file:
-            stream = self.decompress_stream(file, str(source), **options)
-            audio.write_stream(Path(target), stream)
-        return stream.receipt()
-
-    def decompress_stream(self, file: BinaryIO, name: str, **options: Any) -> DecodedStream:
-        """Decompress as bytes come: read the header now, and the rest as `blocks` are taken.
+    def compress_ecdc(self, wav: Tensor, *, stages: int) -> bytes:
+        """The bytes of an `.ecdc` file, as the `encodec` package writes them without language model.
 
         Args:
-            file: a `.btn` file or a pipe with one.
-            name: for messages.
-            options: `stages`, to decode only the first so many; `start` and `duration` in seconds,
-                for a part that equals that of the whole; `recover`, to conceal what is damaged (the
-                file must be able to seek; `lost` of what is returned names the spans). All are
-                told in `pipeline.decompress`.
+            wav: floats [C, T] at `sample_rate`, in -1..1.
+            stages: 1 to K.
 
         Raises:
-            FormatError, ModelMismatchError: see `decompress`; also from `blocks`.
+            ConfigError: the model is none whose files the package knows.
         """
-        return pipeline.decompress(self._engine, self, file, name, **options)
+        if self.config.name not in ecdc.MODELS:
+            raise ConfigError(
+                f".ecdc files are of {' and '.join(ecdc.MODELS)}; {self.config.name} writes .btn files"
+            )
+        found = encode_segments(self.model, wav[None].to(self.device, torch.float32), stages)
+        parts = [
+            EcdcSegment(codes[0].cpu().numpy(), None if level is None else float(level))
+            for codes, level in found
+        ]
+        return ecdc.write(self.config, wav.shape[-1], parts, stages)
 
-    def simulate_loss(
-        self, file: BinaryIO, name: str, loss: BurstLoss, **options: Any
-    ) -> DecodedStream:
-        """Decompress as if frames or chunks had been lost; `silent` does not conceal them."""
-        return self.decompress_stream(file, name, loss=loss, **options)
+    def decompress_ecdc(self, data: bytes, name: str = "data") -> Audio:
+        """Bring the bytes of an `.ecdc` file back.
+
+        Raises:
+            FormatError: it is none, is cut short, or needs the language model.
+            ModelMismatchError: made with another model.
+        """
+        samples, parts = ecdc.read(data, name, self.config)
+        segments = [
+            Segment(
+                torch.from_numpy(codes)[None].to(self.device),
+                None if level is None else torch.tensor([[level]], device=self.device),
+            )
+            for codes, level in parts
+        ]
+        wav = decode_segments(self.model, segments, samples)
+        return Audio(wav[0].cpu(), self.sample_rate)
 
 
 @cache

@@ -1,0 +1,1 @@
+"""A codec without torch: its networks as ONNX graphs, and the engine that runs them."""
