@@ -21,6 +21,7 @@ from synthetic import make_sound
 
 import bittern
 import bittern.cli
+from bittern.audio import streams as audio
 from bittern.codec import Codec
 from bittern.config import CodecConfig
 from bittern.errors import CodecError, FormatError, ModelError, one_line
@@ -403,7 +404,7 @@ def check_containers(codec: Codec, count: int, seed: int) -> None:
     honest = [codec.compress(sound[:1], 16_000, **o) for o in ({"stages": 6}, {"quality": 6})]
     honest.append(codec.compress(sound, 44_100, stages=3, coder="raw", chunk_seconds=0.2))
     file = io.BytesIO()
-    stream = bittern.codec.audio.array_stream(sound[:1], 8_000)
+    stream = audio.array_stream(sound[:1], 8_000)
     codec.compress_stream(stream, file, live=True, bitrate_kbps=4, chunk_seconds=0.2)
     honest.append(file.getvalue())
     passed = 0

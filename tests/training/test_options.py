@@ -91,7 +91,7 @@ def network(config: TrainConfig) -> str:
         model.quantizer.codewords.normal_()
         out = model.synthesise(latent)
         codes = model.quantizer.encode(latent[:, :, :4])
-    about = (config.model.kbps_per_stage, config.model.streamable)
+    about = (config.model.kbps_per_stage, config.model.streamable, config.model.segment_stride)
     return digest({"latent": latent, "out": out, "codes": codes}) + str(about)
 
 
@@ -136,6 +136,11 @@ def resident(config: TrainConfig) -> bool:
 def cached(config: TrainConfig) -> str:
     """Where decoded audio lies."""
     return Path(Trainer(config).corpus.pcm.filename).parents[1].name  # type: ignore[attr-defined]
+
+
+def copied(config: TrainConfig) -> bool:
+    """Whether there is decoded audio at all."""
+    return Trainer(config).corpus.pcm is not None
 
 
 class Recorded(Trainer):
@@ -257,6 +262,7 @@ CASES: dict[str, Case] = {
     "model.linear_path": Case("none", network),
     "model.highpass_hz": Case("40", network),
     "model.counts_stages": Case("true", network),
+    "model.segment_samples": Case("640", network, (*SAMPLES, "model.encoder.causal=false")),
     "model.path_weighting": Case("0.2", network),
     "model.path_power": Case("0.5", network),
     "model.envelope_bands": Case("4", network),
@@ -300,6 +306,7 @@ CASES: dict[str, Case] = {
     "data.workers": Case("1", loading),
     "data.resident": Case("true", resident),
     "data.cache": Case("ROOT/elsewhere", cached),
+    "data.copy": Case("false", copied),
     "augment.speed": Case("1", heard),
     "augment.reverb": Case("1", heard),
     "augment.band": Case("1", heard),

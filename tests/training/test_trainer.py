@@ -76,7 +76,7 @@ def test_a_damaged_last_state_falls_back_to_the_one_before(tmp_path):
     found = load_state(tmp_path)
     assert found is not None
     assert found[0] == {"step": 1}
-    assert "state.pt cannot be read" in found[1]
+    assert "state.pt: cannot be read" in found[1]
     assert not list(tmp_path.glob(".state*"))
 
 

@@ -77,9 +77,10 @@ def make_shard(job: Job, number: int, recordings: list[Recording]) -> dict[str, 
         CodecError: it cannot be written, or there is no such model.
     """
     began = time.process_time()
-    path = shard_path(job.out, number, job.shards, job.to)
-    for left in path.parent.glob(f".{path.name}.*.part"):  # by one who was killed
-        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    path, mark_at = shard_path(job.out, number, job.shards, job.to), mark_path(job.out, number)
+    for written in (path, mark_at):
+        for left in written.parent.glob(f".{written.name}.*.part"):  # by one who was killed
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     rows: list[Row] = []
 
     def watch() -> Iterator[Row]:
@@ -98,7 +99,7 @@ def make_shard(job: Job, number: int, recordings: list[Recording]) -> dict[str, 
         "passing": sum(not row.lasting for row in rows),
         "sha256": _sha256(path),
     }
-    write_atomically(mark_path(job.out, number), json.dumps(mark, indent=1).encode())
+    write_atomically(mark_at, json.dumps(mark, indent=1).encode())
     return mark
 
 
