@@ -29,12 +29,12 @@ export class EntropyModel {
       const unit = 2 ** part("embed_shift")[0];
       return {
         embed: Float64Array.from(part("embed"), (value) => value * unit),
-        first: Float64Array.from(part("first")),
+        first: transposed(part("first"), 3 * this.width),
         firstBias: part("first_bias"),
         firstScale: 2 ** -part("first_shift")[0],
-        second: Float64Array.from(part("second")),
+        second: transposed(part("second"), hidden),
         secondScale: 2 ** -part("second_shift")[0],
-        output: transposed(part("output"), this.size),
+        output: Float64Array.from(part("output")),
         outputBias: part("output_bias"),
         outputShift: part("output_shift")[0],
       };
@@ -51,15 +51,15 @@ export class EntropyModel {
   expect(stage, window) {
     const { hidden, narrow, logits, table, frequencies } = this;
     const layer = this.layers[stage];
-    times(window, layer.first, hidden);
+    times(layer.first, window, hidden);
     for (let h = 0; h < hidden.length; h++) {
       hidden[h] = Math.min(Math.max(Math.floor((hidden[h] + layer.firstBias[h]) * layer.firstScale), 0), HIDDEN_MOST);
     }
-    times(hidden, layer.second, narrow);
+    times(layer.second, hidden, narrow);
     for (let d = 0; d < narrow.length; d++) {
       narrow[d] = Math.min(Math.max(Math.floor(narrow[d] * layer.secondScale), -NARROW_MOST), NARROW_MOST);
     }
-    times(narrow, layer.output, logits);
+    times(layer.output, narrow, logits);
     let best = 0;
     for (let code = 0; code < logits.length; code++) {
       logits[code] += layer.outputBias[code];
@@ -166,12 +166,11 @@ function transposed(matrix, n) {
   return Float64Array.from(matrix, (_, at) => matrix[(at % n) * m + Math.floor(at / n)]);
 }
 
-/** out = vector @ matrix, [n] @ [n, m]. */
-function times(vector, matrix, out) {
-  out.fill(0);
-  for (let n = 0; n < vector.length; n++) {
-    const factor = vector[n];
-    if (!factor) continue;
-    for (let m = 0, at = n * out.length; m < out.length; m++, at++) out[m] += factor * matrix[at];
+/** out = matrix @ vector, [m, n] @ [n]. */
+function times(matrix, vector, out) {
+  for (let m = 0, at = 0; m < out.length; m++) {
+    let sum = 0;
+    for (let n = 0; n < vector.length; n++, at++) sum += vector[n] * matrix[at];
+    out[m] = sum;
   }
 }
