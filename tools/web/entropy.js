@@ -28,13 +28,13 @@ export class EntropyModel {
       };
       const unit = 2 ** part("embed_shift")[0];
       return {
-        embed: Float64Array.from(part("embed"), (value) => value * unit),
+        embed: new Float64Array(part("embed")).map((value) => value * unit),
         first: transposed(part("first"), 3 * this.width),
         firstBias: part("first_bias"),
         firstScale: 2 ** -part("first_shift")[0],
         second: transposed(part("second"), hidden),
         secondScale: 2 ** -part("second_shift")[0],
-        output: Float64Array.from(part("output")),
+        output: new Float64Array(part("output")),
         outputBias: part("output_bias"),
         outputShift: part("output_shift")[0],
       };
@@ -162,8 +162,9 @@ class Chunk {
 
 /** [n, m] -> [m, n], in doubles. */
 function transposed(matrix, n) {
-  const m = matrix.length / n;
-  return Float64Array.from(matrix, (_, at) => matrix[(at % n) * m + Math.floor(at / n)]);
+  const m = matrix.length / n, out = new Float64Array(matrix.length);
+  for (let row = 0, at = 0; row < n; row++) for (let column = 0; column < m; column++, at++) out[column * n + row] = matrix[at];
+  return out;
 }
 
 /** out = matrix @ vector, [m, n] @ [n]. */

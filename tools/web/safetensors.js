@@ -20,5 +20,7 @@ function widen(halves) {
     if (exponent === 31) return fraction ? NaN : sign * Infinity;
     return sign * (exponent ? (1024 + fraction) * 2 ** (exponent - 25) : fraction * 2 ** -24);
   });
-  return Float32Array.from(halves, (bits) => table[bits]);
+  const out = new Float32Array(halves.length);
+  for (let n = 0; n < out.length; n++) out[n] = table[halves[n]];
+  return out;
 }
