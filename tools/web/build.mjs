@@ -19,7 +19,7 @@ const listening = join(root, "src/bittern/evaluation/web");
 const sources = [
   [here, ["index.html", "web.css", "app.js", "worker.js", "recorder.js", "wav.js", "codec.js", "search.js",
     "allocation.js", "container.js", "payload.js", "entropy.js", "rangecoder.js", "safetensors.js"]],
-  [listening, ["page.css", "player.js", "spectrogram.js"]],
+  [listening, ["page.css", "player.js", "spectrogram.js", "rows.js"]],
   [runtime, ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"]],
   [checkpoint, ["encoder.onnx", "decoder.onnx", "model.safetensors", "entropy.safetensors"]],
 ];
@@ -48,4 +48,5 @@ const about = {
 rmSync(out, { recursive: true, force: true });
 mkdirSync(out, { recursive: true });
 for (const [folder, names] of sources) for (const name of names) copyFileSync(join(folder, name), join(out, name));
+copyFileSync(join(root, "examples/speech.flac"), join(out, "example.flac"));
 writeFileSync(join(out, "codec.json"), JSON.stringify(about, null, 2));
