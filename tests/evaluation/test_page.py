@@ -1,23 +1,14 @@
 """The page in a real browser: players in step, blind tests by keyboard, nothing requested."""
 
-import functools
-import http.server
 import json
 import re
-import shutil
-import threading
-import time
 from pathlib import Path
 
 import pytest
+from browser import open_browser, phone, press, serve, wait
 
 from bittern.evaluation import page
 from bittern.evaluation.scores import METRICS
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-DRIVER = shutil.which("chromedriver")
 
 
 def test_the_page_is_one_file_without_addresses(evaluated):
@@ -51,20 +42,8 @@ def test_page_versions_are_the_stages_and_the_nearest_baselines():
 
 @pytest.fixture(scope="module")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip(
-            "chromium and chromedriver are not installed (Debian: chromium chromium-driver)"
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1200,900"):
-        options.add_argument(f"--{argument}")
-    options.add_argument("--autoplay-policy=no-user-gesture-required")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with open_browser() as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -84,20 +63,6 @@ def opened(browser, evaluated):
     }
     assert "file" in requested  # the page itself: the log works
     assert requested <= {"file", "data"}
-
-
-def wait(browser, condition: str, seconds: float = 15) -> None:
-    end = time.monotonic() + seconds
-    while not browser.execute_script(f"return Boolean({condition})"):
-        assert time.monotonic() < end, f"never: {condition}"
-        time.sleep(0.05)
-
-
-def press(browser, *keys: str) -> None:
-    from selenium.webdriver import ActionChains
-
-    for key in keys:
-        ActionChains(browser).send_keys(key).perform()
 
 
 def test_every_version_of_every_clip_plays(opened):
@@ -248,12 +213,8 @@ def test_a_blind_test_can_be_left(opened):
 
 
 def test_a_phone_needs_no_sideways_scrolling(opened):
-    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
+    with phone(opened):
         assert opened.execute_script("return document.documentElement.scrollWidth") == 390
-    finally:
-        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_audio_beside_the_page_plays_over_http(
@@ -266,21 +227,13 @@ def test_audio_beside_the_page_plays_over_http(
     )
     names = sorted(path.name for path in (tmp_path / "audio").iterdir())
     assert names == ["0-1.opus", "0-2.opus", "0.opus"]
-    handler = functools.partial(QuietHandler, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        browser.get(f"http://127.0.0.1:{server.server_port}/index.html")
+    with serve(tmp_path) as served:
+        browser.get(f"{served.url}/index.html")
         wait(browser, "player.buffers.length === 3")
         assert abs(browser.execute_script("return player.duration") - 1) < 0.03
         browser.execute_script("player.play(1)")
         wait(browser, "player.playing")
         browser.get("about:blank")
-        server.shutdown()
-
-
-class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:
-        del format, args
 
 
 def start_blind(browser, kind: str, trials: int) -> None:

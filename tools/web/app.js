@@ -172,8 +172,8 @@ async function decoded(key, file, data) {
   return {
     key, file, data, seconds, header,
     channels: samples,
-    rate: `${((8 * data.length) / 1000 / length).toFixed(2)} kbit/s`,
-    score: `${data.length.toLocaleString("en")} bytes · ${meanStages.toFixed(1)} codes a frame`,
+    rate: `${data.length.toLocaleString("en")} bytes`,
+    score: `${((8 * data.length) / 1000 / length).toFixed(2)} kbit/s, ${meanStages.toFixed(1)} codes a frame`,
   };
 }
 

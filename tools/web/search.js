@@ -1,6 +1,7 @@
 /**
  * The encoder's search for codes, src/bittern/model/search.py once more: the best few partial sums of each
- * frame are kept from stage to stage. Distances are one matrix product a stage, run by onnxruntime.
+ * frame are kept from stage to stage. Distances are one matrix product a stage, run by onnxruntime. What float32
+ * cannot tell apart is not searched again, as it is there: of codes that are equally near either may come out.
  */
 
 const FRAMES = 128; // at once, which bounds the memory
