@@ -261,7 +261,9 @@ function setUp() {
   at("example").onclick = async () => openFile(new File([await (await fetch("example.flac")).arrayBuffer()], "example.flac"));
   at("constant").onchange = change;
   at("rate-add").onclick = addOwnRate;
-  at("rate-own").onkeydown = (event) => event.key === "Enter" && addOwnRate();
+  at("rate-own").onkeydown = ({ key }) => {
+    if (key === "Enter") addOwnRate();
+  };
   for (const kind of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
       event.preventDefault();
