@@ -35,7 +35,7 @@ web:  ## Build the page that codes in the browser, into build/web (needs node an
 
 peers:  ## Install the codecs and the browser that some tests use (Debian, as root)
 	apt-get update -qq
-	apt-get install -y -qq opus-tools lame ffmpeg codec2 chromium chromium-driver
+	apt-get install -y -qq opus-tools lame ffmpeg codec2 chromium chromium-driver nodejs npm
 
 format: setup  ## Format the code
 	$(BIN)/ruff format .

@@ -38,14 +38,17 @@ function say(text, bad = false) {
 /* ---- Sound in ---- */
 
 async function openFile(file) {
-  const mine = ++task;
+  const mine = ++task, before = sound;
+  sound = null; // so that nothing codes it on while the next one is taken in
   stopRecording();
   try {
     const bytes = await file.arrayBuffer();
     if (mine !== task) return;
     await (/\.btn$/i.test(file.name) ? openCoded(file.name, new Uint8Array(bytes), mine) : openSound(file.name, bytes, mine));
   } catch (error) {
-    if (mine === task) say(`${file.name}: ${error.message}.`, true);
+    if (mine !== task) return;
+    sound ??= before;
+    say(`${file.name}: ${error.message}.`, true);
   }
 }
 
@@ -76,7 +79,6 @@ async function openCoded(name, data, mine) {
   await ready;
   const version = await decoded(name, name, data);
   if (mine !== task) return;
-  sound = null;
   version.name = name;
   versions = [version];
   await show();
