@@ -203,8 +203,8 @@ async function show() {
 function saves({ file, data }, wav) {
   if (!data) return html("div", { className: "saves" });
   const name = file.replace(/\.btn$/i, "");
-  const link = (href, download) => html("a", { href, download }, `Save ${download}`);
-  return html("div", { className: "saves" }, link(urlOf(data, "application/octet-stream"), file), link(wav, `${name}.wav`));
+  const link = (href, kind) => html("a", { href, download: `${name}.${kind}`, title: `${name}.${kind}` }, `Save .${kind}`);
+  return html("div", { className: "saves" }, link(urlOf(data, "application/octet-stream"), "btn"), link(wav, "wav"));
 }
 
 function urlOf(data, type) {

@@ -18,7 +18,8 @@ export class EntropyModel {
     [this.stages, this.size, this.width] = read("embed").shape;
     const [, hidden, narrow] = read("second").shape;
     this.hidden = new Float64Array(hidden);
-    this.narrow = new Float64Array(narrow);
+    this.sums = new Float64Array(narrow);
+    this.narrow = new Int32Array(narrow);
     this.frequencies = new Int32Array(this.size);
     this.table = read("table").values;
     this.layers = Array.from({ length: this.stages }, (_, stage) => {
@@ -34,12 +35,12 @@ export class EntropyModel {
         firstScale: 2 ** -part("first_shift")[0],
         second: transposed(part("second"), hidden),
         secondScale: 2 ** -part("second_shift")[0],
-        output: new Float64Array(part("output")),
+        output: part("output"),
         outputBias: part("output_bias"),
         outputShift: part("output_shift")[0],
       };
     });
-    this.logits = new Float64Array(this.size);
+    this.logits = new Int32Array(this.size);
   }
 
   /** Begin a chunk, which depends on none before it. */
@@ -49,26 +50,28 @@ export class EntropyModel {
 
   /** The frequencies of a stage's codes from contexts at t - 1, t and t + 1, [3 * E]; overwritten by the next. */
   expect(stage, window) {
-    const { hidden, narrow, logits, table, frequencies } = this;
+    const { hidden, sums, narrow, logits, table, frequencies } = this;
     const layer = this.layers[stage];
     times(layer.first, window, hidden);
     for (let h = 0; h < hidden.length; h++) {
       hidden[h] = Math.min(Math.max(Math.floor((hidden[h] + layer.firstBias[h]) * layer.firstScale), 0), HIDDEN_MOST);
     }
-    times(layer.second, hidden, narrow);
+    times(layer.second, hidden, sums);
     for (let d = 0; d < narrow.length; d++) {
-      narrow[d] = Math.min(Math.max(Math.floor(narrow[d] * layer.secondScale), -NARROW_MOST), NARROW_MOST);
+      narrow[d] = Math.min(Math.max(Math.floor(sums[d] * layer.secondScale), -NARROW_MOST), NARROW_MOST);
     }
-    times(layer.output, narrow, logits);
+    const { output, outputBias, outputShift } = layer; // outside of the loops, which run a thousand times a code
     let best = 0;
-    for (let code = 0; code < logits.length; code++) {
-      logits[code] += layer.outputBias[code];
-      if (logits[code] > logits[best]) best = code;
+    for (let code = 0, at = 0; code < logits.length; code++) {
+      let sum = outputBias[code];
+      for (let d = 0; d < narrow.length; d++, at++) sum = (sum + Math.imul(narrow[d], output[at])) | 0;
+      logits[code] = sum;
+      if (sum > logits[best]) best = code;
     }
     const highest = logits[best], last = table.length - 1;
     let total = 0;
     for (let code = 0; code < logits.length; code++) {
-      frequencies[code] = table[Math.min((highest - logits[code]) >> layer.outputShift, last)];
+      frequencies[code] = table[Math.min((highest - logits[code]) >> outputShift, last)];
       total += frequencies[code];
     }
     const scale = (TOTAL - frequencies.length) / total;
