@@ -1,4 +1,4 @@
-"""The page that codes in the browser: the same bytes and samples as the onnx engine, and nothing leaves it."""
+"""The page that codes in the browser: bytes and samples of the onnx engine, and nothing leaves it."""
 
 import io
 import json

@@ -86,7 +86,7 @@ function splitRagged(payload, layers, frames, header) {
   };
   const { data, coded } = piece(), rows = header.streams * frames;
   const counts = coded ? decodeCounts(data, rows, frames, header.stages) : Array.from(data);
-  if (counts.length !== rows || Math.max(...counts) > header.stages) throw new Error("its numbers of stages make no sense");
+  if (counts.length !== rows || highest(counts) > header.stages) throw new Error("its numbers of stages make no sense");
   const pieces = plan(counts, total).slice(0, layers).map((layer) => ({ layer, ...piece() }));
   reader.finish();
   for (const { layer, data, coded } of pieces) {
@@ -103,7 +103,7 @@ function plan(counts, layers) {
   const share = (layer) => counts.map((count) => Math.ceil((count * layer) / layers));
   return Array.from({ length: layers }, (_, layer) => {
     const have = share(layer), need = share(layer + 1), parts = [];
-    for (let stage = Math.min(...have); stage < Math.max(...need); stage++) {
+    for (let stage = 0, end = highest(need); stage < end; stage++) {
       const rows = [];
       for (let row = 0; row < counts.length; row++) if (have[row] <= stage && stage < need[row]) rows.push(row);
       if (rows.length) parts.push({ stage, rows });
@@ -158,6 +158,10 @@ class Adaptive {
     found[weights.indexOf(Math.max(...weights))] += TOTAL - found.reduce((total, count) => total + count, 0);
     return found;
   }
+}
+
+function highest(values) {
+  return values.reduce((most, value) => Math.max(most, value), -Infinity);
 }
 
 /** Whichever is shorter, with its length before it: twice the bytes, 1 more if they are raw. */
