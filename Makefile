@@ -4,7 +4,7 @@ BASE ?= .venv-base
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo web peers check format lint types test test-all lines wheel bench evaluate train clean
+.PHONY: help setup demo web peers check docs format lint types test test-all lines wheel bench evaluate train clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -69,6 +69,9 @@ wheel: setup  ## Build wheel and sdist, install each in a clean environment, run
 bench: setup  ## Speed against EnCodec on one thread, and of the training loop against bare steps
 	$(BIN)/bittern bench --stages 12
 	$(BIN)/python tools/bench.py
+
+docs: setup  ## Write the API reference to build/site
+	$(BIN)/python tools/reference.py build/site
 
 evaluate: setup  ## Score the default codec beside Opus and others: make evaluate DATA=FOLDER
 	$(BIN)/bittern evaluate $(DATA) --out build/report

@@ -98,6 +98,8 @@ def test_a_published_checkpoint_is_half_as_large_and_keeps_what_belongs_to_it(tm
     assert main(["publish", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "config.json",
+        "decoder.onnx",
+        "encoder.onnx",
         "model.safetensors",
     ]
     before, after = (bittern.load(tmp_path / name, "cpu") for name in ("run", "out"))

@@ -37,7 +37,7 @@ def test_json_round_trip_keeps_every_field():
         ({"latent_dim": 321}, "only 320 components"),
         ({"name": "../x"}, "letters, digits"),
         ({"linear_path": "pca"}, "linear_path is 'pca'; expected one of none, mdct"),
-        ({"highpass_hz": 2000}, "highpass_hz is 2000.0; give 0 to 2000"),
+        ({"highpass_hz": 2000}, "highpass_hz is 2000.0; give 0, or 1 to 2000"),
         ({"encoder": {"limit": 0}}, "limit is 0.0; give over 0, or null"),
         ({"envelope_bands": 128}, "give 0 up to below latent_dim, 128"),
         ({"envelope_bands": 4, "channels": 2}, "needs networks with input: spectrum.* 1 channel"),

@@ -18,11 +18,11 @@ from bittern.config import (
     QuantizerConfig,
     Shortcut,
 )
+from bittern.metrics import mel_filterbank, stft
 from bittern.model.codec_model import CodecModel
 from bittern.model.envelope import SpectralEnvelope
 from bittern.model.highpass import HighPass
 from bittern.model.mdct import LinearTransform, mdct_basis
-from bittern.spectral import mel_filterbank, stft
 
 SPECTRUM = NetworkConfig(channels=(24,), residual_units=(2,))
 SEANET = NetworkConfig(

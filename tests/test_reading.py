@@ -281,3 +281,25 @@ def test_folders_are_searched_through_links_but_once(tmp_path):
     (tmp_path / "top" / "again").symlink_to(tmp_path / "top")  # a loop
     found = [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path / "top")]
     assert found == ["top/c.sph", "top/linked/a.wav", "top/linked/deep/b.M4A"]
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("a.wma", ("-c:a", "wmav2")), ("a.oga", ("-c:a", "flac", "-f", "ogg"))],
+)
+def test_what_old_recorders_and_browsers_write_is_read(tmp_path, name, options):
+    sf.write(tmp_path / "a.wav", SOUND[0], RATE)
+    ffmpeg("-i", tmp_path / "a.wav", *options, tmp_path / name)
+    expected = np.frombuffer(ffmpeg("-i", tmp_path / name, "-f", "f32le", "-"), "<f4")
+    got, rate = audio.read(tmp_path / name)
+    assert rate == RATE
+    np.testing.assert_allclose(got[0], expected, rtol=0, atol=1e-6)
+
+
+@needs_ffmpeg
+def test_amr_is_read(tmp_path):
+    frames = b"\x04" + bytes(12)  # 4.75 kbit/s, 20 ms
+    (tmp_path / "a.amr").write_bytes(b"#!AMR\n" + 50 * frames)
+    got, rate = audio.read(tmp_path / "a.amr")
+    assert (got.shape, rate) == ((1, 8_000), 8_000)

@@ -38,6 +38,18 @@ def test_the_streaming_snippet_runs_as_written(tiny_codec):
     assert names["samples"].shape == (1, 1, 5 * 320 - 3 * 320)  # what the flush brings
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.export's own
+def test_the_snippets_for_research_run_as_written(tmp_path):
+    names = {"folder": tmp_path}
+    snippets = re.findall(r"```python\n(.*?)```", DOCS["research.md"], flags=re.DOTALL)
+    assert len(snippets) == 9
+    for snippet in snippets:
+        exec(compile(snippet, "research.md", "exec"), names)
+    assert names["again"].shape == names["audio"].shape == (2, 1, 32_000)
+    assert names["quick"].shape == names["codes"].shape == (2, 8, 101)
+    assert names["varied"].min() == -1
+
+
 def test_every_link_to_a_file_leads_to_one():
     pages = {ROOT / "README.md": README} | {ROOT / "docs" / k: v for k, v in DOCS.items()}
     links = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bittern.spectral import stft
+from bittern.metrics import stft
 
 
 @pytest.mark.parametrize(

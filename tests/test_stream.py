@@ -180,7 +180,7 @@ def test_a_model_that_looks_ahead_is_refused():
 def test_wrong_shapes_and_stages_are_refused(model):
     with pytest.raises(ValueError, match="1 to 6"):
         StreamingEncoder(model, stages=7)
-    with pytest.raises(ValueError, match="expected \\[1, "):
+    with pytest.raises(ValueError, match="expected floats \\[1, "):
         StreamingEncoder(model).push(torch.zeros(2, model.config.channels, 10))
     with pytest.raises(ValueError, match="expected \\[1, k, f\\]"):
         StreamingDecoder(model).push(torch.zeros(2, 1, 10, dtype=torch.long))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sysconfig
+import tarfile
 import venv
 from pathlib import Path
 
@@ -53,17 +54,47 @@ def expected() -> tuple[bytes, np.ndarray]:
     return data, codec.decompress(data).wav.numpy()
 
 
+def install(archive: Path, base: Path) -> Path:
+    """The interpreter of a clean environment with nothing but an archive, and what it depends on."""
+    venv.create(base / "clean", with_pip=True)
+    python = base / "clean" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", archive, cwd=base)
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=base)
+    dependencies = sysconfig.get_path("purelib")  # torch and others, after what is installed
+    (Path(site.strip()) / "dependencies.pth").write_text(dependencies + "\n")
+    home = run(python, "-c", "import bittern; print(bittern.__file__)", cwd=base)
+    assert home.startswith(str(base))
+    return python
+
+
+def test_the_source_archive_has_its_tests_and_they_pass(built, tmp_path):
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="data")
+    (root,) = tmp_path.glob("bittern-*")
+    for name in ("CITATION.cff", "Makefile", "examples/speech.flac", "src/bittern/py.typed"):
+        assert (root / name).exists(), name
+    python = install(archive, tmp_path)
+    part = (
+        *(
+            "tests/test_bitstream.py",
+            "tests/test_codec.py",
+            "tests/test_config.py",
+            "tests/test_size.py",
+        ),
+        *("tests/test_readme.py", "tests/test_package.py", "tests/training/test_configs.py"),
+        *("tests/corpus/test_shards.py", "tests/corpus/test_sources.py"),
+    )
+    said = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *part, cwd=root)
+    assert " passed" in said
+    assert "failed" not in said
+
+
 @pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
 def test_an_installed_package_makes_a_round_trip(kind, built, expected, tmp_path):
     (archive,) = built.glob(kind)
-    venv.create(tmp_path / "clean", with_pip=True)
-    python, command = (tmp_path / "clean" / "bin" / name for name in ("python", "bittern"))
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", archive, cwd=tmp_path)
-    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
-    dependencies = sysconfig.get_path("purelib")  # torch and others, after what is installed
-    (Path(site.strip()) / "dependencies.pth").write_text(dependencies + "\n")
-    home = run(python, "-c", "import bittern; print(bittern.__file__)", cwd=tmp_path)
-    assert home.startswith(str(tmp_path))
+    python = install(archive, tmp_path)
+    command = python.with_name("bittern")
 
     wav, rate = sf.read(SPEECH, dtype="float32", frames=48_000)
     sf.write(tmp_path / "a.wav", wav, rate)

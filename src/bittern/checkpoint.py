@@ -8,6 +8,8 @@ What a run needs to go on training is not here but in `training/state.py`.
 """
 
 import hashlib
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +17,17 @@ from safetensors import SafetensorError, safe_open
 
 from bittern.audio.atomic import write_atomically
 from bittern.config import DEFAULT_MODEL, CodecConfig
-from bittern.errors import ConfigError, ModelError, ModelMismatchError
+from bittern.errors import ConfigError, ModelError, ModelMismatchError, extra
 from bittern.format import entropy
 from bittern.format.entropy import ENTROPY_FILE, EntropyModel
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FINGERPRINT_BYTES = 8
+_LONGEST_TOLD = 400  # characters of what is wrong with a config
+_LARGEST_CONFIG, _LARGEST_WEIGHTS = 1 << 20, 1 << 30  # bytes
+_HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+_PUBLISHED = [CONFIG_FILE, "*.safetensors", "README.md"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,7 @@ class Checkpoint:
 
 
 def load(name_or_folder: str | Path) -> Checkpoint:
-    """Read what a checkpoint is, by the name of a shipped one or by its folder.
+    """Read what a checkpoint is, by the name of a shipped one, its folder or its id on a Hub.
 
     Raises:
         ModelError: the folder or a file is missing or damaged, or files do not belong together.
@@ -68,22 +74,78 @@ def shipped_names() -> list[str]:
 
 
 def find(name_or_folder: str | Path) -> Path:
-    """The folder of a checkpoint given by its path or by the name of a shipped one.
+    """The folder of a checkpoint given by the name of a shipped one, by its path, or by a Hub id.
+
+    A folder in the working directory that is called like a shipped one is `./name`, or a `Path`. Of an
+    id such as "org/name" or "org/name@revision" config and weights are downloaded into
+    huggingface_hub's cache, or taken from there. Shipped names and folders come first.
 
     Raises:
-        ModelError: neither exists.
+        ModelError: there is none of these.
+        ConfigError: it can only be a Hub id, and huggingface_hub is not installed.
     """
     candidates = [Path(name_or_folder)]
-    if Path(name_or_folder).name == str(name_or_folder):
-        candidates += [root / str(name_or_folder) for root in shipped_folders()]
+    if isinstance(name_or_folder, str) and Path(name_or_folder).name == name_or_folder:
+        candidates = [root / name_or_folder for root in shipped_folders()] + candidates
     for folder in candidates:
         if (folder / CONFIG_FILE).is_file():
             return folder
     known = ", ".join(shipped_names()) or "none"
+    match = _HUB_ID.fullmatch(str(name_or_folder))
+    if match and not candidates[0].parent.is_dir():
+        return _download(match["repository"], match["revision"])
     raise ModelError(
         f"model {str(name_or_folder)!r} is neither a folder with a {CONFIG_FILE} nor the name of "
         f"a shipped model ({known})"
     )
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    with extra("hub"):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    try:
+        folder = snapshot_download(repository, revision=revision, allow_patterns=_PUBLISHED)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(
+            f"model {repository!r} is no folder, and cannot be had from the Hub"
+            f"{f' at {revision!r}' if revision else ''} ({_first_line(error)})"
+        ) from None
+    if not (Path(folder) / CONFIG_FILE).is_file():
+        raise ModelError(f"model {repository!r} on the Hub has no {CONFIG_FILE}")
+    return Path(folder)
+
+
+def push(name_or_folder: str | Path, repository: str, *, private: bool = False) -> str:
+    """Put config, weights and card of a checkpoint on the Hub, each byte as it is.
+
+    Args:
+        name_or_folder: of the checkpoint.
+        repository: "org/name", made if it does not exist.
+        private: of a repository that is made.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ModelError: there is no such checkpoint, it is damaged, or the Hub does not take it.
+    """
+    with extra("hub"):
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+    folder = load(name_or_folder).folder
+    try:
+        api = HfApi(library_name="bittern")
+        api.create_repo(repository, private=private, exist_ok=True)
+        done = api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=_PUBLISHED)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(f"{repository}: the Hub does not take it ({_first_line(error)})") from None
+    return done.commit_url
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def find_maker(wanted: bytes) -> str | None:
@@ -117,9 +179,9 @@ def read_config(folder: Path) -> CodecConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        return CodecConfig.from_json(path.read_text())
+        return CodecConfig.from_json(_read(path, _LARGEST_CONFIG).decode())
     except ConfigError as error:
-        raise ModelError(f"{path}: {error}") from None
+        raise ModelError(f"{path}: {str(error)[:_LONGEST_TOLD]}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from None
 
@@ -132,7 +194,7 @@ def read_weights(folder: Path) -> tuple[bytes, tuple[bytes, ...]]:
     """
     path = folder / WEIGHTS_FILE
     try:
-        data = path.read_bytes()
+        data = _read(path, _LARGEST_WEIGHTS)
         with safe_open(path, "numpy") as file:
             given = (file.metadata() or {}).get("decodes", "")
     except OSError as error:
@@ -145,6 +207,21 @@ def read_weights(folder: Path) -> tuple[bytes, tuple[bytes, ...]]:
         raise ModelError(
             f"{path}: `decodes` is {given!r}; expected fingerprints in hexadecimal"
         ) from None
+
+
+def _read(path: Path, most: int) -> bytes:
+    """The bytes of a file that is one, and not larger than what it is for.
+
+    Raises:
+        ModelError: it is not.
+        OSError: it cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path}: is not a regular file")
+    if status.st_size > most:
+        raise ModelError(f"{path}: has {status.st_size} bytes, which is more than any has")
+    return path.read_bytes()
 
 
 def write(folder: Path, config: CodecConfig, weights: bytes) -> bytes:
@@ -176,10 +253,17 @@ def keep_entropy(config: CodecConfig, source: str | Path, folder: Path) -> None:
 
 
 def _load_entropy(folder: Path, config: CodecConfig) -> EntropyModel | None:
-    found, own = entropy.load(folder), config.quantizer
-    if found and (found.stages, found.codebook_size) != (own.stages, own.codebook_size):
+    path = folder / ENTROPY_FILE
+    try:
+        data = _read(path, _LARGEST_WEIGHTS)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
+    found, own = EntropyModel(data, str(path)), config.quantizer
+    if (found.stages, found.codebook_size) != (own.stages, own.codebook_size):
         raise ModelError(
-            f"{folder / ENTROPY_FILE}: is for {found.stages} stages of {found.codebook_size} "
+            f"{path}: is for {found.stages} stages of {found.codebook_size} "
             f"codes; the model has {own.stages} of {own.codebook_size}. Fit it anew"
         )
     return found

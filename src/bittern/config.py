@@ -7,6 +7,7 @@ costs nothing. How a codec is trained is in `training/settings.py`.
 
 import json
 import math
+import reprlib
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -17,7 +18,13 @@ from bittern.errors import ConfigError
 
 DEFAULT_MODEL = "speech-16khz"  # of those that come with Bittern
 SEARCH_WIDTH, WIDEST_SEARCH = 4, 512  # candidates of the encoder's search, see `search.py`
+LOUDEST = 16.0  # of samples that full scale may be 1 for: 24 dB above it
 DEFAULT_QUALITY = 12.0  # of `compress`: about 6 kbit/s of speech with the shipped codec
+
+
+_LARGEST = 1e12  # of any number in a configuration
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 60
 
 
 class LinearPath(StrEnum):
@@ -101,16 +108,21 @@ class NetworkConfig:
                 "one for the stem and one for each ratio",
             )
         for name in ("stem_stride", "stem_kernel", "residual_kernel", "compress", "latent_kernel"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more")
+            value = getattr(self, name)
+            _require(1 <= value <= 65536, f"{name} is {value}; give 1 to 65536")
         for name in ("ratios", "channels", "dilations"):
             _require(
-                all(value >= 1 for value in getattr(self, name)),
-                f"{name} is {list(getattr(self, name))}; every value must be 1 or more",
+                all(1 <= value <= 65536 for value in getattr(self, name)),
+                f"{name} is {list(getattr(self, name))}; every value must be 1 to 65536",
             )
         _require(bool(self.dilations), "dilations is empty; give at least one, such as [1]")
         _require(
-            all(units >= 0 for units in self.residual_units),
-            f"residual_units is {list(self.residual_units)}; every value must be 0 or more",
+            self.residual_kernel * max(self.dilations) <= 65536,
+            f"dilations is {list(self.dilations)}; units that look so far back are not built",
+        )
+        _require(
+            all(0 <= units <= 256 for units in self.residual_units) and levels <= 32,
+            f"residual_units is {list(self.residual_units)}; give up to 32 values of 0 to 256",
         )
         _require(
             all(width % self.compress == 0 for width in self.channels),
@@ -127,6 +139,21 @@ class NetworkConfig:
             not (self.norm is Norm.TIME_GROUP and self.causal),
             "norm is time_group_norm, which looks at the whole clip: set causal to false",
         )
+
+    def least_weights(self, latent_dim: int) -> int:
+        """Numbers that its weights have at least, from the widths alone."""
+        levels = zip(self.channels, self.residual_units, strict=True)
+        units = sum(
+            count * (width * width // self.compress * (self.residual_kernel + 1) + 2)
+            for width, count in levels
+        )
+        strides = sum(
+            2 * ratio * self.channels[level] * self.channels[level + 1]
+            for level, ratio in enumerate(self.ratios)
+        )
+        wide = self.channels[-1]
+        ends = wide * latent_dim * self.latent_kernel + self.channels[0]
+        return units + strides + ends + 8 * self.lstm_layers * wide * wide
 
     @property
     def stride(self) -> int:
@@ -188,7 +215,12 @@ class CodecConfig:
         )
         _require(1 <= self.channels <= 8, f"channels is {self.channels}; give 1 to 8")
         _require(1 <= self.hop_length <= 65535, f"hop_length is {self.hop_length}; give 1 to 65535")
-        _require(self.latent_dim >= 1, f"latent_dim is {self.latent_dim}; give 1 or more")
+        _require(
+            self.hop_length <= 4096 or not (self.lapped or self.highpass_hz),
+            f"hop_length is {self.hop_length}; with an MDCT or a high-pass give up to 4096",
+        )
+        dim = self.latent_dim
+        _require(1 <= dim <= 65536, f"latent_dim is {dim}; give 1 to 65536")
         _require(
             0.0 <= self.path_weighting <= 1.0,
             f"path_weighting is {self.path_weighting}; give 0 to 1",
@@ -196,8 +228,8 @@ class CodecConfig:
         _require(0.2 <= self.path_power <= 1.0, f"path_power is {self.path_power}; give 0.2 to 1")
         self._check_envelope()
         _require(
-            0 <= self.highpass_hz < self.sample_rate / 8,
-            f"highpass_hz is {self.highpass_hz}; give 0 to {self.sample_rate / 8:g}",
+            self.highpass_hz == 0 or 1 <= self.highpass_hz < self.sample_rate / 8,
+            f"highpass_hz is {self.highpass_hz}; give 0, or 1 to {self.sample_rate / 8:g}",
         )
         for side, network in (("encoder", self.encoder), ("decoder", self.decoder_network)):
             if network.input is NetworkInput.SAMPLES:
@@ -227,7 +259,8 @@ class CodecConfig:
             f"{self.latent_dim}",
         )
         _require(
-            self.envelope_weight > 0, f"envelope_weight is {self.envelope_weight}; give over 0"
+            0 < self.envelope_weight <= 1e6,
+            f"envelope_weight is {self.envelope_weight}; give over 0",
         )
         _require(
             0 <= self.envelope_flattening <= 1,
@@ -251,6 +284,13 @@ class CodecConfig:
     def path_components(self) -> int:
         """Coefficients that the linear path takes straight to the latent."""
         return self.latent_dim - self.envelope_bands
+
+    @property
+    def least_weights(self) -> int:
+        """Numbers that its weights have at least, told without building anything."""
+        codes = self.quantizer.stages * self.quantizer.codebook_size * self.latent_dim
+        networks = self.encoder, self.decoder_network
+        return codes + sum(network.least_weights(self.latent_dim) for network in networks)
 
     @property
     def decoder_network(self) -> NetworkConfig:
@@ -353,7 +393,7 @@ class CodecConfig:
         """
         try:
             data = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"config is not JSON ({error})") from None
         return cls.from_dict(data)
 
@@ -383,19 +423,21 @@ def build(kind: Any, data: Any, where: str) -> Any:
         inner = next(arg for arg in typing.get_args(kind) if arg is not types.NoneType)
         return None if data is None else build(inner, data, where)
     if origin is tuple:
-        _require(isinstance(data, list), f"{where} is {data!r}; expected a list")
+        _require(isinstance(data, list), f"{where} is {_shown(data)}; expected a list")
         item = typing.get_args(kind)[0]
         return tuple(build(item, value, f"{where}[{i}]") for i, value in enumerate(data))
     if origin is dict:
-        _require(isinstance(data, dict), f"{where} is {data!r}; expected an object")
+        _require(isinstance(data, dict), f"{where} is {_shown(data)}; expected an object")
         item = typing.get_args(kind)[1]
         return {str(key): build(item, value, f"{where}.{key}") for key, value in data.items()}
     if is_dataclass(kind):
-        _require(isinstance(data, dict), f"{where} is {data!r}; expected an object")
+        _require(isinstance(data, dict), f"{where} is {_shown(data)}; expected an object")
         hints = typing.get_type_hints(kind)
         known = [f.name for f in fields(kind)]
         for key in data:
-            _require(key in known, f"{where} has an unknown key {key!r}; known: {', '.join(known)}")
+            _require(
+                key in known, f"{where} has an unknown key {_shown(key)}; known: {', '.join(known)}"
+            )
         try:
             built: Any = typing.cast(Any, kind)(
                 **{key: build(hints[key], value, f"{where}.{key}") for key, value in data.items()}
@@ -407,15 +449,62 @@ def build(kind: Any, data: Any, where: str) -> Any:
         return built
     if issubclass(kind, StrEnum):
         choices = [member.value for member in kind]
-        _require(data in choices, f"{where} is {data!r}; expected one of {', '.join(choices)}")
+        _require(
+            data in choices, f"{where} is {_shown(data)}; expected one of {', '.join(choices)}"
+        )
         return kind(data)
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+        _require(abs(data) < _LARGEST, f"{where} is {_shown(data)}; expected less")
         return float(data)
+    if kind is int and isinstance(data, int):
+        _require(abs(data) < _LARGEST, f"{where} is {_shown(data)}; expected less")
     _require(
         isinstance(data, kind) and not (kind is int and isinstance(data, bool)),
-        f"{where} is {data!r}; expected {kind.__name__}",
+        f"{where} is {_shown(data)}; expected {kind.__name__}",
     )
     return data
+
+
+def _shown(data: Any) -> str:
+    """A value in a message: of sane length, on one line."""
+    return _BRIEF.repr(data)
+
+
+def whole_number(value: Any, name: str) -> int:
+    """A whole number of any type that has one: int, numpy's and torch's, floats such as 44100.0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = real_number(value, name)
+    if not number.is_integer():
+        raise ValueError(f"{name} is {value!r}; expected a whole number")
+    return int(number)
+
+
+def real_number(value: Any, name: str, least: float = -math.inf) -> float:
+    """A number of any type that has one, and is finite.
+
+    Raises:
+        ValueError: it is none, or below `least`.
+    """
+    try:
+        number = math.nan if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= least):
+        from_on = "" if least == -math.inf else f" from {least:g} on"
+        raise ValueError(f"{name} is {value!r}; expected a number{from_on}")
+    return number
+
+
+_NUMBERS = {
+    "stages": whole_number,
+    "bitrate_kbps": real_number,
+    "quality": real_number,
+    "search_width": whole_number,
+    "chunk_seconds": real_number,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,7 +514,7 @@ class CodingOptions:
     One of stages, bitrate and quality says how many stages frames get; without, it is quality 12.
 
     Raises:
-        ValueError: more than one of them.
+        ValueError: more than one of them, or what is no number.
         ConfigError: there is no such coder, or `cbr` has nothing to hold constant.
     """
 
@@ -441,6 +530,9 @@ class CodingOptions:
     chunk_seconds: float = 6.0  # audio to a chunk, down to one frame
 
     def __post_init__(self) -> None:
+        for name, as_number in _NUMBERS.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, as_number(getattr(self, name), name))
         asked = ("stages", "bitrate_kbps", "quality")
         given = [name for name in asked if getattr(self, name) is not None]
         if len(given) > 1:

@@ -5,8 +5,16 @@ caller in Python (a tensor of the wrong rank) stay `ValueError`; these here are 
 and configurations, things that a user can put right without reading code.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+
+
+def one_line(text: object) -> str:
+    """What is told, with names of files and tensors in it that may hold anything: on one line, escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in str(text)
+    )
 
 
 class CodecError(Exception):
@@ -52,7 +60,7 @@ class FormatError(CodecError):
 
 
 @contextmanager
-def extra(name: str) -> Iterator[None]:
+def extra(name: str) -> Generator[None]:
     """Tell which extra to install where a module of it is missing."""
     try:
         yield

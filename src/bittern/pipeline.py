@@ -20,7 +20,7 @@ from bittern.audio import streams as audio
 from bittern.audio.streams import AudioStream, Resampler
 from bittern.audio.wav import Block
 from bittern.checkpoint import Checkpoint, find_maker
-from bittern.config import CodecConfig, CodingOptions
+from bittern.config import CodecConfig, CodingOptions, real_number, whole_number
 from bittern.errors import AudioError, ConfigError, FormatError, ModelMismatchError
 from bittern.format import container
 from bittern.format.container import Reader
@@ -264,7 +264,7 @@ def decompress(
     Raises:
         FormatError: not a `.btn` file, damaged or cut short; also from `blocks`.
         ModelMismatchError: made with another model.
-        ConfigError: `recover` with a span, or losses for a model that looks ahead.
+        ConfigError, ValueError: a span before 0 or to be recovered, losses without a streamable model.
     """
     began = time.perf_counter()
     if recover and (start > 0 or duration is not None):
@@ -274,8 +274,9 @@ def decompress(
     if (recover or loss) and not engine.config.streamable:
         raise ConfigError(f"{engine.config.name} looks ahead; what is lost cannot be concealed")
     header = reader.header
-    first = round(start * header.source_rate)
-    count = None if duration is None else round(duration * header.source_rate)
+    first = round(real_number(start, "start", 0) * header.source_rate)
+    span = None if duration is None else real_number(duration, "duration", 0)
+    count = None if span is None else round(span * header.source_rate)
     entry, chunk = _entry(engine, header, first)
     if isinstance(reader, Reader):
         reader.skip(chunk)
@@ -465,7 +466,7 @@ def _read_pieces(
     reader: Reader | Salvage, stages: int | None, tally: rate.Tally
 ) -> Iterator[Codes | Lost]:
     """The codes of each chunk, and the gaps between them, in the order of time."""
-    for piece in reader.codes(stages):
+    for piece in reader.codes(None if stages is None else whole_number(stages, "stages")):
         if isinstance(piece, Gap):
             yield Lost(piece.frames)
         else:

@@ -1,6 +1,7 @@
 """Networks from the weights of a checkpoint folder and back; folders themselves are `checkpoint.py`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +16,8 @@ from bittern.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
 from bittern.errors import ModelError
 from bittern.model.codec_model import CodecModel
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LARGEST = 1e6  # of any weight
 _KEPT_WIDE = ("path.",)  # small, and the linear path needs them exact
 
 
@@ -24,9 +27,17 @@ def build(found: Checkpoint, device: str | torch.device = "cpu") -> CodecModel:
     Raises:
         ModelError: the weights are missing, damaged, or do not fit the config.
     """
-    model = CodecModel(found.config)
-    fold_weight_norm(model)
-    _fill(model, _read_state(found.folder), found.folder)
+    state = _read_state(found.folder)
+    given = sum(value.numel() for value in state.values())
+    if found.config.least_weights > given:
+        raise ModelError(
+            f"{found.folder / WEIGHTS_FILE}: has {given} numbers, which are too few for this "
+            f"{CONFIG_FILE}"
+        )
+    with _usual_defaults():
+        model = CodecModel(found.config)
+        fold_weight_norm(model)
+        _fill(model, state, found.folder)
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -98,6 +109,18 @@ def fold_weight_norm(model: torch.nn.Module) -> None:
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
 
 
+@contextmanager
+def _usual_defaults() -> Iterator[None]:
+    """Float32 on the CPU, fit for training, whatever a script has set for other models."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
 def _normed(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """Modules with weight norm, by the key that their weight has when folded."""
     return {
@@ -108,9 +131,30 @@ def _normed(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
 
 
 def _read_state(folder: Path) -> dict[str, Tensor]:
-    """Tensors in float32."""
+    """Tensors in float32.
+
+    Raises:
+        ModelError: they are no weights: no floats, not finite, or larger than any network's.
+    """
     data, _ = checkpoint.read_weights(folder)
-    state = {key: value.float() for key, value in load_tensors(data).items()}
+    state: dict[str, Tensor] = {}
+    try:
+        tensors = load_tensors(data)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # types that torch has not
+        raise ModelError(
+            f"{folder / WEIGHTS_FILE}: has tensors of no known type ({error})"
+        ) from None
+    for key, value in tensors.items():
+        if value.dtype not in _FLOATS:
+            what = f"is {value.dtype}; expected float32 or float16"
+        elif not bool((value.abs() < _LARGEST).all()):
+            what = "has values that are not finite, or too large for weights"
+        elif key.endswith("spread") and not bool((value > 0).all()):
+            what = "has sizes that are not above 0"
+        else:
+            state[key] = value.float()
+            continue
+        raise ModelError(f"{folder / WEIGHTS_FILE}: {key!r} {what}")
     if "spread" in state:  # of weights from before paths had a room of their own
         state["path.spread"] = state.pop("spread")
     return state

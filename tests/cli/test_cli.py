@@ -374,7 +374,7 @@ def test_outputs_that_would_hurt_are_refused(here, run, model):
         ),
         (
             ["a.wav", "./a.wav", "--output-dir", "folder"],
-            "two inputs have the same name, and so would their outputs",
+            "a.wav and ./a.wav: both would become folder/a.btn",
         ),
         (
             ["a.wav", "--output-dir", "none"],

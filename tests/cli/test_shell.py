@@ -109,6 +109,20 @@ def test_names_of_any_bytes_are_written_and_told(shell, tmp_path):
     assert (tmp_path / f"{long}.btn").exists()
 
 
+def test_one_bad_file_does_not_end_info(shell, tmp_path):
+    (tmp_path / "bad.btn").write_bytes(b"no")
+    code, out, said = shell("$B info bad.btn a.btn none.btn a.btn --json")
+    assert code == 4
+    assert out.count(b'"file": "a.btn"') == 2
+    assert said.count("\n") == 2
+
+
+def test_a_start_beyond_the_end_is_one_line_and_no_file(shell, tmp_path):
+    code, _, said = shell("$B decompress a.btn b.wav --start 1.5 $M")
+    assert (code, said) == (1, "bittern: a.btn: ends before --start 1.5\n")
+    assert not (tmp_path / "b.wav").exists()
+
+
 def test_only_endings_that_say_what_a_file_is_are_replaced(shell, tmp_path):
     for name in ("Dr. Smith interview", "talk.2024", "talk.WAV"):
         shutil.copy(tmp_path / "a.wav", tmp_path / name)
@@ -148,7 +162,7 @@ def test_a_signal_ends_the_command_soon_and_leaves_nothing_half(
         process.wait(60)
     finally:
         process.kill()
-    assert time.monotonic() - began < 10  # 2 s, on a machine that is not shared
+    assert time.monotonic() - began < (4 if jobs > 1 else 10)  # 2 s where the machine is not shared
     assert process.returncode == 128 + number
     assert list((tmp_path / "out").glob(".*")) == []
     assert process.stderr

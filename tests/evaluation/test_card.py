@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import yaml
 
 from bittern.errors import CodecError
 from bittern.evaluation.card import write_card
@@ -32,6 +33,17 @@ def test_the_card_has_a_row_a_setting_with_the_report_s_figures(folders):
     assert "8 bits" not in text
     assert text.endswith("## Data\n\nNone.\n")
     assert "Nasty" not in text
+
+
+def test_the_card_begins_with_what_the_hub_reads(folders):
+    model, report = folders
+    notes = model / "training.md"
+    notes.write_text("---\nlicense: cc0-1.0\nlanguage: [en, de]\n---\n" + notes.read_text())
+    _, head, text = write_card(model, report / "report.json").read_text().split("---\n", 2)
+    told = yaml.safe_load(head)
+    assert told["library_name"] == "bittern"
+    assert (told["license"], told["language"]) == ("cc0-1.0", ["en", "de"])
+    assert "cc0" not in text
 
 
 def test_nasty_sounds_are_shown_one_by_one(folders, evaluate, speech_file):

@@ -86,7 +86,9 @@ def test_a_second_scan_decodes_only_what_changed(folder, tmp_path, monkeypatch):
     opened = []
     real = scanning._decode
     monkeypatch.setattr(
-        scanning, "_decode", lambda s, *rest: opened.append(s.file.name) or real(s, *rest)
+        scanning,
+        "_decode",
+        lambda s, *rest, **more: opened.append(Path(s.path).name) or real(s, *rest, **more),
     )
     second = open_corpus(settings, RATE)
     assert opened == []

@@ -13,7 +13,7 @@ import torch
 
 from bittern.errors import CodecError, ConfigError, ModelError
 from bittern.training import state
-from bittern.training.run import _as_typed, compose
+from bittern.training.run import as_typed, compose
 from bittern.training.signals import StopSignals
 from bittern.training.state import NEWEST, PREVIOUS, load_state, save_state
 from bittern.training.trainer import Trainer
@@ -28,7 +28,7 @@ from bittern.training.trainer import Trainer
 )
 def test_a_folder_is_taken_as_it_is_typed(folder):
     for key in ("data.root", "data.cache", "run"):
-        given = [_as_typed(a) for a in ("model=tiny", "data.root=r", f"{key}={folder}")]
+        given = as_typed(["model=tiny", "data.root=r", f"{key}={folder}"])
         config = compose([given[0], *([given[1]] if key != "data.root" else []), given[2]])
         assert {"data.root": config.data.root, "data.cache": config.data.cache}.get(
             key, config.run
@@ -37,7 +37,7 @@ def test_a_folder_is_taken_as_it_is_typed(folder):
 
 def test_settings_that_are_no_folders_are_hydras():
     for argument in ("init=null", "steps=5", "data.root='quoted'", "model=tiny", "run", "+run=x"):
-        assert _as_typed(argument) == argument
+        assert as_typed([argument]) == [argument]
 
 
 @pytest.mark.parametrize(
@@ -139,3 +139,31 @@ def test_a_signal_saves_the_state_of_the_step_it_came_in(speech_folder, tmp_path
     assert found is not None
     last = max(int(line.split(",")[0]) for line in curves.read_text().splitlines()[1:])
     assert found[0]["step"] == last
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "Müller",
+            "lang=de",
+            "talks (2024)",
+            "a,b",
+            "~/x",
+            "two words",
+            "it's",
+            "a\\",
+            "\\'",
+            "${x}",
+        ),
+        *("#1", "a:b", "[x]", "{y}", "%", '"quoted"', "*", "null", "3", "-x", "\\\\'", "c:\\audio"),
+    ],
+)
+def test_a_folder_by_name_is_taken_as_it_is_typed(name):
+    for argv in (["--data", name], [f"--data={name}"]):
+        assert compose(as_typed(argv)).data.root == name
+
+
+def test_a_folder_that_is_missing_is_one_line():
+    with pytest.raises(ConfigError, match="--data needs a folder"):
+        as_typed(["steps=3", "--data"])

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -14,15 +15,17 @@ from bittern.errors import CodecError
 
 _LONGEST = 255  # bytes of a name, on most file systems
 _DESCRIPTOR = re.compile(r"/dev/fd/(\d+)|/proc/(?:self|thread-self|\d+)/fd/(\d+)")
+_unfinished: set[Path] = set()
 _STANDARD = {"/dev/stdout": 1, "/dev/stderr": 2}
 
 
 @contextmanager
-def atomic_path(path: Path) -> Generator[Path, None, None]:
+def atomic_path(path: Path, *, replace: bool = True) -> Generator[Path, None, None]:
     """A temporary path beside `path`, renamed to it at the end, removed if an error comes instead.
 
-    A device or a named pipe is handed out as it is; a symbolic link is followed. A file that is
-    replaced leaves its mode to the new one.
+    Without `replace` a file that is there by then is left as it is, and that is an error. A device or a
+    named pipe is handed out as it is; a symbolic link is followed. A file that is replaced leaves its
+    mode to the new one.
 
     Raises:
         CodecError: the file cannot be written; the message names it and says why. Any `OSError` of
@@ -37,14 +40,17 @@ def atomic_path(path: Path) -> Generator[Path, None, None]:
             raise IsADirectoryError(None, "it is a directory")
         temporary = final.with_name(_temporary_name(final.name))
         try:
+            _unfinished.add(temporary)
             temporary.touch(exist_ok=False)
             with suppress(FileNotFoundError):
                 temporary.chmod(stat.S_IMODE(final.stat().st_mode))
             yield temporary
             _flush_to_disk(temporary)
-            temporary.replace(final)
+            if replace or not _link(temporary, final):
+                temporary.replace(final)
         finally:
             temporary.unlink(missing_ok=True)
+            _unfinished.discard(temporary)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -52,14 +58,53 @@ def atomic_path(path: Path) -> Generator[Path, None, None]:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Generator[BinaryIO, None, None]:
+def atomic_file(path: Path, *, replace: bool = True) -> Generator[BinaryIO, None, None]:
     """The same with the temporary file opened for writing.
 
     Raises:
         CodecError: see `atomic_path`.
     """
-    with atomic_path(path) as temporary, _open(temporary) as file:
+    with atomic_path(path, replace=replace) as temporary, _open(temporary) as file:
         yield file
+
+
+def _link(temporary: Path, final: Path) -> bool:
+    """Give a file its name if that is free; False where the file system cannot, and it was free.
+
+    Raises:
+        OSError: the name is taken.
+    """
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        raise OSError(None, "it has come to exist meanwhile; -f overwrites it") from None
+    except OSError:
+        if os.path.lexists(final):
+            raise OSError(None, "it has come to exist meanwhile; -f overwrites it") from None
+        return False
+    return True
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Generator[Path, None, None]:
+    """A temporary folder beside `path`, renamed to it at the end; it replaces one that is there.
+
+    Raises:
+        CodecError: see `atomic_path`.
+    """
+    temporary = path.with_name(_temporary_name(path.name))
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.mkdir()
+            yield temporary
+            getattr(os, "sync", int)()  # Windows has none
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # gone already if all went well
+    except OSError as error:
+        raise CodecError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def _open(path: Path) -> BinaryIO:
@@ -83,12 +128,21 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         CodecError: see `atomic_path`.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CodecError(f"{path}: cannot be written ({error.strerror})") from None
+    make_folder(path.parent)
     with atomic_file(path) as file:
         file.write(data)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those it lies in, if they do not exist.
+
+    Raises:
+        CodecError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CodecError(f"{path}: cannot be written ({error.strerror})") from None
 
 
 def is_special(path: Path) -> bool:
@@ -121,6 +175,18 @@ def _temporary_name(name: str) -> str:
     tail = f".{secrets.token_hex(4)}.part"
     kept = os.fsencode(name)[: _LONGEST - len(tail) - 1 - 3]
     return f".{kept.decode(errors='ignore')}{tail}"
+
+
+def remove_unfinished() -> None:
+    """Delete what is being written, for who ends the process without waiting for its threads."""
+    for path in list(_unfinished):
+        with suppress(OSError):
+            path.unlink()
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is called as those that `atomic_path` writes."""
+    return re.fullmatch(r"\..*\.[0-9a-f]{8}\.part", path.name) is not None
 
 
 def _flush_to_disk(path: Path) -> None:

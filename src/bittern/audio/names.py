@@ -51,15 +51,18 @@ def may_hold_audio(path: Path) -> bool:
         return False
 
 
-def find_audio(root: Path) -> list[Path]:
+def find_audio(root: Path, *, beside: tuple[str, ...] = ()) -> list[Path]:
     """The audio files below a folder by their names, sorted; linked folders are entered once.
 
-    What macOS keeps beside files on foreign disks (`._name`) is passed over.
+    What macOS keeps beside files on foreign disks (`._name`) is passed over. Files of the endings
+    `beside` are found too.
     """
     return sorted(
         path
         for path in _walk(root, set())
-        if is_audio_name(path) and not path.name.startswith("._") and os.path.isfile(path)  # noqa: PTH113 (never raises)
+        if (is_audio_name(path) or path.suffix.lower() in beside)
+        and not path.name.startswith("._")
+        and os.path.isfile(path)  # noqa: PTH113 (never raises)
     )
 
 

@@ -25,6 +25,7 @@ from bittern.audio.names import WAV_HEADS, is_audio_head, needs_ffmpeg
 from bittern.audio.ogg import find_links
 from bittern.audio.ranges import FileRange
 from bittern.audio.wav import Block, Readable
+from bittern.config import LOUDEST
 from bittern.errors import AudioError, AudioWarning, UnreachableError
 
 _WRITABLE = {".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}  # and .wav, by ourselves
@@ -32,7 +33,6 @@ _READ_SAMPLES = 16384
 _EXACT = ("WAV", "WAVEX", "FLAC", "AIFF")  # of which libsndfile knows the length
 _UNKNOWN = 1 << 62  # samples and more: libsndfile's way to say that it does not know
 _OGG_RATE = 200_000  # Hz, above which libvorbis crashes
-_LOUDEST = 16.0  # of samples that full scale may be 1 for: 24 dB above it
 _PARTLY = (b"OggS", b"caff", b"RIFF", b"FORM", b"ID3")  # of which libsndfile reads some kinds alone
 
 
@@ -308,7 +308,7 @@ def _checked_blocks(stream: AudioStream) -> Iterator[Block]:
                 f"of channel {channel + 1} is {block[row, channel]}, not a number to code"
             )
         peak = float(np.abs(block).max(initial=0.0))
-        if peak > _LOUDEST:
+        if peak > LOUDEST:
             raise AudioError(
                 f"{stream.name}: samples reach {peak:.6g}; expected -1 to 1. Divide them by full "
                 "scale (32768 if they are 16-bit steps kept as floats)"
@@ -401,12 +401,15 @@ class PcmWriter:
         self._file = file
         self._encoding = wav.Encoding(sample_rate, channels)
         self.samples_written = 0
+        self._bounded = not raw and file.seekable()
         if not raw:
             file.write(wav.header_bytes(self._encoding, samples))
 
     def write(self, block: Block) -> None:
-        self._file.write(wav.to_pcm16(block))
         self.samples_written += len(block)
+        if self._bounded:  # told at 4 GiB, not after hours more
+            wav.header_bytes(self._encoding, self.samples_written)
+        self._file.write(wav.to_pcm16(block))
 
     def correct(self) -> None:
         """Go back and put the count of the samples written into the header."""
@@ -416,7 +419,12 @@ class PcmWriter:
 
 @contextmanager
 def create_audio(
-    path: Path, sample_rate: int, channels: int, *, samples: int | None = None
+    path: Path,
+    sample_rate: int,
+    channels: int,
+    *,
+    samples: int | None = None,
+    replace: bool = True,
 ) -> Generator[BlockWriter, None, None]:
     """Write a file, which appears whole or not at all: 16-bit .wav or .flac, or .ogg.
 
@@ -425,6 +433,7 @@ def create_audio(
         sample_rate: Hz.
         channels: of the blocks to come.
         samples: how many will come, if known, so that too many are refused before the work.
+        replace: what has come to be there meanwhile.
 
     Raises:
         AudioError: no such format, more samples than it holds, or a rate that it does not know.
@@ -432,7 +441,7 @@ def create_audio(
     """
     suffix = path.suffix.lower()
     if suffix == ".wav" or is_special(path):  # a pipe has no suffix that would say anything
-        with atomic_file(path) as file:
+        with atomic_file(path, replace=replace) as file:
             writer = PcmWriter(file, sample_rate, channels, samples=samples)
             yield writer
             if file.seekable():
@@ -445,7 +454,7 @@ def create_audio(
         raise AudioError(
             f"{path}: Ogg Vorbis holds up to {_OGG_RATE} Hz, not {sample_rate}; give .wav or .flac"
         )
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=replace) as temporary:
         try:
             with sf.SoundFile(
                 str(temporary), "w", sample_rate, channels, format=kind, subtype=subtype
@@ -486,12 +495,13 @@ def write_pipe(pipe: BinaryIO, stream: AudioStream, *, raw: bool = False) -> Non
         pipe.flush()
 
 
-def write_stream(path: Path, stream: AudioStream) -> None:
-    """Write a stream to a file as its blocks come.
+def write_stream(path: Path, stream: AudioStream, *, replace: bool = True) -> None:
+    """Write a stream to a file as its blocks come; see `create_audio`.
 
     Raises:
         AudioError, CodecError: see `create_audio`.
     """
-    with create_audio(path, stream.sample_rate, stream.channels, samples=stream.samples) as file:
+    form = stream.sample_rate, stream.channels
+    with create_audio(path, *form, samples=stream.samples, replace=replace) as file:
         for block in stream.blocks:
             file.write(block)

@@ -12,7 +12,7 @@ os.environ.setdefault(
 import signal
 import sys
 import warnings
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -21,18 +21,20 @@ import bittern
 from bittern.cli.bench import add_bench
 from bittern.cli.coding import add_compress, add_decompress
 from bittern.cli.container import add_cat, add_cut, add_info, add_trim, add_verify
+from bittern.cli.corpora import add_tokenize
 from bittern.cli.models import (
     add_card,
     add_export,
     add_fit_entropy,
     add_pack,
     add_publish,
+    add_push,
     add_train,
     train,
 )
-from bittern.cli.options import Commands, Parser, report
+from bittern.cli.options import Commands, Parser, add_command, report
 from bittern.cli.standard import mend_standard_streams
-from bittern.errors import AudioWarning, CodecError, extra
+from bittern.errors import AudioWarning, CodecError, extra, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +100,7 @@ def _drop_output() -> None:
 
 
 def _show_warning(message: Warning | str, *where: Any) -> None:
-    print(f"bittern: warning: {message}", file=sys.stderr)
+    print(f"bittern: warning: {one_line(message)}", file=sys.stderr)
 
 
 def _parser(argv: list[str]) -> ArgumentParser:
@@ -117,15 +119,29 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_trim(commands)
     add_cut(commands)
     add_cat(commands)
+    add_tokenize(commands)
     add_bench(commands)
     _add_evaluate(commands, argv)
     add_train(commands)
     add_fit_entropy(commands)
     add_export(commands)
     add_publish(commands)
+    add_push(commands)
     add_card(commands)
     add_pack(commands)
+    completion = add_command(
+        commands, "completion", _complete, "print what completes it in a shell"
+    )
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"])
+    completion.set_defaults(parser=parser)
     return parser
+
+
+def _complete(args: Namespace) -> int:
+    with extra("completion"):
+        import shtab
+    print(shtab.complete(args.parser, args.shell))
+    return 0
 
 
 def _add_evaluate(commands: Commands, argv: list[str]) -> None:

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from bittern.cli.batches import add_files, pair_files
 from bittern.cli.options import (
     Commands,
     add_coding_options,
     add_command,
     add_engine,
-    add_files,
     add_jobs,
     add_model,
     coding_options,
@@ -27,13 +27,12 @@ from bittern.cli.ports import (
     label,
     open_input,
     open_output,
-    pair_files,
     refuse_recording,
     run_jobs,
     show_progress,
 )
 from bittern.config import DEFAULT_MODEL
-from bittern.errors import CodecError
+from bittern.errors import CodecError, ConfigError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -86,7 +85,7 @@ def _compress_one(
 ) -> "Receipt":
     with (
         _audio_input(source, args) as stream,
-        open_output(target) as file,
+        open_output(target, force=args.force) as file,
         show_progress(stream.seconds, unit=" s of audio", quiet=quiet) as bar,
     ):
         live = target == PIPE or not file.seekable()
@@ -214,14 +213,16 @@ def _decompress_one(
             duration=args.duration,
             recover=args.recover,
         )
+        if args.start and stream.samples == 0:
+            raise ConfigError(f"{label(source)}: ends before --start {args.start:g}")
         for gap in stream.lost:
             _say_lost(gap, source, args)
         with show_progress(stream.seconds, unit=" s of audio", quiet=quiet) as bar:
             watched = _watch(stream, bar)
             if target != PIPE:
-                audio.write_stream(Path(target), watched)
+                audio.write_stream(Path(target), watched, replace=args.force)
             else:
-                with open_output(target) as pipe:
+                with open_output(target, force=args.force) as pipe:
                     audio.write_pipe(pipe, watched, raw=args.raw)
     return stream.receipt()
 

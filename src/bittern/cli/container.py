@@ -41,14 +41,19 @@ def add_info(commands: Commands) -> None:
 
 
 def _info(args: argparse.Namespace) -> int:
-    described = [_describe(name) for name in args.files]
-    if args.json:
-        print(json.dumps(described[0] if len(described) == 1 else described, indent=2))
-        return 0
+    described, code = [], 0
+    for name in args.files:
+        try:
+            described.append(_describe(name))
+        except CodecError as error:
+            code = report(error, args)
+    if args.json and described:
+        print(json.dumps(described[0] if len(args.files) == 1 else described, indent=2))
+        return code
     for facts in described:
         for key, value in facts.items():
             print(f"{key.replace('_', ' ') + ':':21}{'unknown' if value is None else value}")
-    return 0
+    return code
 
 
 def _describe(name: str) -> dict[str, Any]:
@@ -159,7 +164,7 @@ def _trim(args: argparse.Namespace) -> int:
     refuse_unsafe(args.input, args.output, force=args.force)
     with open_input(args.input) as file:
         reader = bitstream.Reader(file, label(args.input))
-        with open_output(args.output) as out:
+        with open_output(args.output, force=args.force) as out:
             live = args.output == PIPE or not out.seekable()
             if reader.header.version == 1:
                 line = _trim_stages(reader, out, args, live)
@@ -228,7 +233,7 @@ def _cut(args: argparse.Namespace) -> int:
         end = None
         if args.duration is not None:
             end = max(math.ceil((args.start + args.duration) / each - 1e-9), first + 1)
-        with open_output(args.output) as out:
+        with open_output(args.output, force=args.force) as out:
             live = args.output == PIPE or not out.seekable()
             writer = editing.cut(reader, out, first, end, live=live)
     if not args.quiet:
@@ -257,7 +262,7 @@ def _cat(args: argparse.Namespace) -> int:
         readers = [
             _reader(stack.enter_context(open_input(name)), label(name), args) for name in args.files
         ]
-        with open_output(args.output) as out:
+        with open_output(args.output, force=args.force) as out:
             live = args.output == PIPE or not out.seekable()
             writer = editing.cat(readers, out, live=live)
     if not args.quiet:

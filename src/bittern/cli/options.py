@@ -13,7 +13,7 @@ from bittern.config import (
     WIDEST_SEARCH,
     CodingOptions,
 )
-from bittern.errors import CodecError
+from bittern.errors import CodecError, one_line
 
 _USAGE_ERROR = 1
 
@@ -34,7 +34,7 @@ else:
 def report(error: CodecError, args: argparse.Namespace) -> int:
     if args.verbose >= 2:
         raise error
-    print(f"bittern: {error}", file=sys.stderr)
+    print(f"bittern: {one_line(error)}", file=sys.stderr)
     return error.exit_code
 
 
@@ -52,19 +52,6 @@ def add_command(
         "-v", "--verbose", action="count", default=0, help="say more; -vv: tracebacks of errors"
     )
     return command
-
-
-def add_files(command: argparse.ArgumentParser, suffix: str) -> None:
-    command.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help=f"input, and output if two are given (default: the input's name with {suffix}); "
-        "- is standard input or output",
-    )
-    command.add_argument("-o", "--output", metavar="OUT", help="output file, - for standard output")
-    command.add_argument("--output-dir", metavar="DIR", help="where to put outputs of many inputs")
-    command.add_argument("-f", "--force", action="store_true", help="overwrite existing files")
 
 
 def add_jobs(command: argparse.ArgumentParser) -> None:

@@ -1,6 +1,7 @@
-"""Inputs and outputs of the commands: which goes where, files or pipes, and what is refused."""
+"""Inputs and outputs of the commands, files or pipes: opened, worked on, or refused."""
 
 import argparse
+import os
 import sys
 import threading
 import time
@@ -12,46 +13,18 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from bittern.audio.atomic import atomic_file, is_special, refuse_same_file
+from bittern.audio.atomic import (
+    atomic_file,
+    is_special,
+    make_folder,
+    refuse_same_file,
+    remove_unfinished,
+)
 from bittern.audio.names import is_audio_name, may_hold_audio
+from bittern.cli.batches import PIPE as PIPE
 from bittern.cli.options import report
-from bittern.errors import CodecError, ConfigError
+from bittern.errors import CodecError, ConfigError, one_line
 from bittern.format import container as bitstream
-
-PIPE = "-"
-
-
-def pair_files(args: argparse.Namespace, suffix: str) -> list[tuple[str, str]]:
-    """Which input goes to which output.
-
-    Raises:
-        ConfigError: the command line does not say, or two inputs would go to one output.
-    """
-    files: list[str] = args.files
-    if args.output_dir is not None:
-        if args.output is not None or PIPE in files:
-            raise ConfigError("--output-dir goes with input files only, not with -o or -")
-        folder = Path(args.output_dir)
-        jobs = [(name, str(folder / _renamed(name, suffix).name)) for name in files]
-        if len({target for _, target in jobs}) < len(jobs):
-            raise ConfigError("two inputs have the same name, and so would their outputs")
-        if not folder.is_dir():
-            raise ConfigError(f"{folder}: is not a directory; --output-dir needs one that exists")
-        return jobs
-    outputs = files[1:] if args.output is None else [*files[1:], args.output]
-    if len(outputs) > 1:
-        raise ConfigError("one input and one output; for many inputs give --output-dir DIR")
-    if outputs:
-        return [(files[0], outputs[0])]
-    default = PIPE if files[0] == PIPE else str(_renamed(files[0], suffix))
-    return [(files[0], default)]
-
-
-def _renamed(name: str, suffix: str) -> Path:
-    """The output's name: another ending in place of one that says what the file is, else one more."""
-    path = Path(name)
-    known = is_audio_name(path) or path.suffix.lower() in (".btn", ".raw", ".pcm")
-    return path.with_suffix(suffix) if known else path.with_name(path.name + suffix)
 
 
 def run_jobs(
@@ -71,13 +44,15 @@ def run_jobs(
     """
     failures: list[CodecError] = []
     _stopping.clear()
-    many, audio, began = len(jobs) > 1, 0.0, time.perf_counter()
+    many, skipped, audio, began = len(jobs) > 1, 0, 0.0, time.perf_counter()
     with (
         show_progress(len(jobs), unit=" files", quiet=args.quiet or not many) as bar,
         _workers(args.jobs if many else 1) as results,
     ):
         for job, outcome in results(jobs, lambda job: _run_one(job, args, run)):
-            if isinstance(outcome, CodecError):
+            if outcome is None:
+                skipped += 1
+            elif isinstance(outcome, CodecError):
                 failures.append(outcome)
             else:
                 line, seconds = outcome
@@ -87,6 +62,8 @@ def run_jobs(
                     print(f"{source} -> {target}: {line}", file=sys.stderr)
             bar.update()
     codes = [report(error, args) for error in failures]
+    if skipped and not args.quiet:
+        print(f"{skipped} of {len(jobs)} files were there already", file=sys.stderr)
     if failures and many:
         print(f"bittern: {len(failures)} of {len(jobs)} files failed", file=sys.stderr)
     elif many and not bar.disable:
@@ -107,6 +84,9 @@ def show_progress(total: float | None, *, unit: str, quiet: bool) -> tqdm:
 _stopping = threading.Event()  # set when jobs on other threads are to end
 
 
+_PATIENCE = 1.0  # seconds that jobs have to end by themselves
+
+
 class _Stopped(BaseException):
     """Ends a job on its way, so that what it has begun is removed."""
 
@@ -119,14 +99,19 @@ class _Progress(tqdm):
 
 
 Job = tuple[str, str]
-Outcome = tuple[str, float] | CodecError
+Outcome = tuple[str, float] | CodecError | None  # None: the output was there already
 
 
 def _run_one(
     job: Job, args: argparse.Namespace, run: Callable[[str, str], tuple[str, float]]
 ) -> Outcome:
+    target = Path(job[1])
     try:
+        if args.skip_existing and job[1] != PIPE and target.is_file():
+            return None
         refuse_unsafe(*job, force=args.force)
+        if args.output_dir is not None:
+            make_folder(target.parent)
         return run(*job)
     except CodecError as error:
         return error
@@ -138,7 +123,7 @@ def _workers(
 ) -> Generator[Callable[[list[Job], Callable[[Job], Outcome]], Iterator[tuple[Job, Outcome]]]]:
     """A `map` over jobs, in order, on so many threads.
 
-    On errors and signals what has begun is ended within a second or two of audio, the rest dropped.
+    On errors and signals what has begun is ended within a second of audio, or of time, the rest dropped.
     """
     if count == 1:
         yield lambda jobs, run: ((job, run(job)) for job in jobs)
@@ -146,11 +131,22 @@ def _workers(
     pool = ThreadPoolExecutor(count)
     try:
         yield lambda jobs, run: zip(jobs, pool.map(run, jobs), strict=True)
-    except BaseException:
+    except BaseException as ending:
         _stopping.set()
+        if isinstance(ending, KeyboardInterrupt | SystemExit):
+            code = ending.code if isinstance(ending, SystemExit) else 130
+            timer = threading.Timer(_PATIENCE, _abandon, (code,))
+            timer.daemon = True
+            timer.start()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _abandon(code: int) -> None:
+    """End at once, with nothing left half-written."""
+    remove_unfinished()
+    os._exit(code)
 
 
 def refuse_unsafe(source: str, target: str, *, force: bool) -> None:
@@ -177,7 +173,7 @@ def refuse_recording(target: str) -> None:
 
 
 def label(file: str, *, out: bool = False) -> str:
-    return file if file != PIPE else "standard output" if out else "standard input"
+    return one_line(file) if file != PIPE else "standard output" if out else "standard input"
 
 
 def open_input(source: str) -> AbstractContextManager[BinaryIO]:
@@ -187,11 +183,14 @@ def open_input(source: str) -> AbstractContextManager[BinaryIO]:
 
 
 @contextmanager
-def open_output(target: str) -> Generator[BinaryIO, None, None]:
-    """For `.btn` data: a file that appears whole or not at all, or standard output."""
+def open_output(target: str, *, force: bool) -> Generator[BinaryIO, None, None]:
+    """For `.btn` data: a file that appears whole or not at all, or standard output.
+
+    What has come to be there meanwhile is replaced with `force` alone.
+    """
     if target != PIPE:
         refuse_recording(target)
-        with atomic_file(Path(target)) as file:
+        with atomic_file(Path(target), replace=force) as file:
             yield file
         return
     try:

@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from bittern import checkpoint
 from bittern.errors import ConfigError, extra
 
 if TYPE_CHECKING:
@@ -55,10 +54,10 @@ def load(name_or_folder: str | Path, device: str = "auto", engine: str = "auto")
     if engine == "onnx":
         from bittern.codec import arrays
 
-        return arrays.load(checkpoint.load(name_or_folder), device)
+        return arrays.load(name_or_folder, device)
     with extra("torch"):
         from bittern.codec import tensors
-    return tensors.load(checkpoint.load(name_or_folder), device)
+    return tensors.load(name_or_folder, device)
 
 
 def __getattr__(name: str) -> Any:

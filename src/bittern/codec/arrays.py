@@ -2,13 +2,14 @@
 
 import io
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bittern import checkpoint
 from bittern.audio import streams as audio
-from bittern.checkpoint import Checkpoint
 from bittern.codec.files import FileCodec
 from bittern.config import SEARCH_WIDTH, CodingOptions
 from bittern.errors import ConfigError
@@ -27,12 +28,13 @@ class Audio(NamedTuple):
     sample_rate: int  # Hz
 
 
-def load(found: Checkpoint, device: str = "auto") -> "ArrayCodec":
+def load(name_or_folder: str | Path, device: str = "auto") -> "ArrayCodec":
     """The codec of a checkpoint; see `bittern.load`."""
     if device not in ("auto", "cpu"):
         raise ConfigError(
             f"device {device!r} cannot be used by engine onnx; give cpu, or engine torch"
         )
+    found = checkpoint.load(name_or_folder)
     return ArrayCodec(**vars(found), engine=OnnxEngine(found))
 
 

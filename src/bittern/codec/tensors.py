@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,14 +12,14 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
 
-from bittern import weights
+from bittern import checkpoint, weights
 from bittern.audio import streams as audio
-from bittern.checkpoint import Checkpoint
 from bittern.codec.files import FileCodec
-from bittern.config import SEARCH_WIDTH, CodingOptions
+from bittern.config import SEARCH_WIDTH, CodingOptions, whole_number
 from bittern.errors import ConfigError
 from bittern.model import Codes, Waveform, rate
 from bittern.model.allocation import tradeoff_for
+from bittern.model.arguments import ArrayLike, as_codes, as_lengths, as_samples, as_wav, check_wav
 from bittern.model.codec_model import CodecModel
 from bittern.model.engine import TorchEngine, search
 
@@ -30,9 +31,11 @@ class Audio(NamedTuple):
     sample_rate: int  # Hz
 
 
-def load(found: Checkpoint, device: str = "auto") -> "Codec":
+def load(name_or_folder: str | Path, device: str = "auto") -> "Codec":
     """The codec of a checkpoint, on a device; see `bittern.load`."""
-    return Codec(**vars(found), model=weights.build(found, _device(device)))
+    chosen = _device(device)
+    found = checkpoint.load(name_or_folder)
+    return Codec(**vars(found), model=weights.build(found, chosen))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +54,7 @@ class Codec(FileCodec):
 
     def encode(
         self,
-        wav: Waveform,
+        wav: ArrayLike,
         *,
         stages: int | None = None,
         bitrate_kbps: float | None = None,
@@ -62,7 +65,8 @@ class Codec(FileCodec):
         """Code waveforms.
 
         Args:
-            wav: [B, C, T] at `sample_rate`, in -1..1; C is that of the model, or S times as many,
+            wav: [B, C, T] at `sample_rate`: tensor, array or lists of floats in -1..1, or of int16,
+                int32, int8 or uint8 at full scale; C is that of the model, or S times as many,
                 which are coded apart.
             stages: the same for each frame, 1 to K; by default all.
             bitrate_kbps: instead, as many as nominally fit, the same for each frame.
@@ -79,19 +83,18 @@ class Codec(FileCodec):
             [B, S, k, F] if there are more channels than the model has.
 
         Raises:
-            ValueError: wrong rank, channels, type or lengths.
+            ValueError: wrong rank, channels, type or lengths; networks that are not float32.
+            AudioError: a sample is NaN, infinite or out of all range.
             ConfigError: stages, bitrate or quality out of reach.
         """
-        if (
-            wav.dim() != 3
-            or not wav.is_floating_point()
-            or wav.shape[1] % self.channels
-            or not wav.shape[1]
-        ):
-            raise ValueError(
-                f"wav is {wav.dtype} {list(wav.shape)}; expected floats [batch, {self.channels} (or "
-                f"a multiple), samples] at {self.sample_rate} Hz"
-            )
+        expected = f"[batch, {self.channels} (or a multiple), samples] at {self.sample_rate} Hz"
+        wav = as_wav(wav, expected, batch=None, channels=self.channels, many=True)
+        self._check_precision()
+        if lengths is not None:
+            lengths = as_lengths(lengths, *wav.shape[::2])
+            longest = max(lengths, default=0)
+            wav = wav[..., :longest].masked_fill(_outside(lengths, longest, wav.device), 0.0)
+        check_wav(wav)
         streams = wav.shape[1] // self.channels
         options = CodingOptions(
             stages=stages, bitrate_kbps=bitrate_kbps, quality=quality, search_width=search_width
@@ -101,14 +104,21 @@ class Codec(FileCodec):
         else:
             most = rate.most_stages(self.config, streams, options)
         batch = rearrange(wav, "b (s c) t -> (b s) c t", s=streams)
-        batch = batch.detach().to(self.device, torch.float32)
+        batch = batch.to(self.device)
         if lengths is None:
             codes = self._encode(batch, options, most, [None] * len(batch))
         else:
-            _check_lengths(lengths, *wav.shape[::2])
             each = [length for length in lengths for _ in range(streams)]
             codes = self._encode_each(batch, each, options, most)
         return rearrange(codes, "(b s) k f -> b s k f", s=streams) if streams > 1 else codes
+
+    def _check_precision(self) -> None:
+        dtype = self.model.quantizer.codewords.dtype
+        if dtype is not torch.float32:
+            raise ValueError(
+                f"the networks are {dtype}; they work in float32 (codec.model.float()). Half "
+                "precision is torch.autocast's, which leaves codes as they are"
+            )
 
     def _encode(
         self, wav: Waveform, options: CodingOptions, most: int, frames: Sequence[int | None]
@@ -127,24 +137,22 @@ class Codec(FileCodec):
     def _encode_each(
         self, wav: Waveform, lengths: list[int], options: CodingOptions, most: int
     ) -> Codes:
-        """Code [B, C, T] of which so many samples of each item count."""
-        longest = max(lengths, default=0)
+        """Code [B, C, T] of which so many samples of each item count, and 0 follows."""
         frames = [self.config.frame_count(length) for length in lengths]
         after = 0 if options.quality is None else -1
         if self.config.streamable:
-            wav = wav[..., :longest].masked_fill(_outside(lengths, longest, wav.device), 0.0)
             codes = self._encode(wav, options, most, frames)
             return codes.masked_fill(_outside(frames, codes.shape[-1], codes.device), after)
         items = [  # a model that looks ahead sees each item's end
             self._encode(wav[item, None, :, :length], options, most, [None])
             for item, length in enumerate(lengths)
         ]
-        whole = self.config.frame_count(longest)
+        whole = self.config.frame_count(wav.shape[-1])
         return torch.cat([pad(own, (0, whole - own.shape[-1]), value=after) for own in items])
 
     def decode(
         self,
-        codes: Codes,
+        codes: ArrayLike,
         *,
         length: int | None = None,
         lengths: Sequence[int] | None = None,
@@ -154,7 +162,8 @@ class Codec(FileCodec):
         Any prefix of the stages decodes: `codes[:, :k]` is the same audio at a lower bitrate.
 
         Args:
-            codes: [B, k, F] with 1 <= k <= K, or [B, S, k, F] of S times the model's channels.
+            codes: [B, k, F] with 1 <= k <= K, or [B, S, k, F] of S times the model's channels; whole
+                numbers of any type.
             length: samples to return; by default all that the frames hold, F * hop less the delay.
             lengths: samples of each item, as given to `encode`; silence follows them.
 
@@ -162,41 +171,43 @@ class Codec(FileCodec):
             [B, C, length], or [B, C, greatest of lengths]; of codes with S, [B, S * C, length].
 
         Raises:
-            ValueError: wrong rank, stages, codes or lengths.
+            ValueError: wrong type, rank, stages, codes or lengths; networks that are not float32.
         """
+        expected = "[batch, stages, frames], with streams before the stages where there are several"
+        codes = as_codes(codes, expected).to(self.device)
         if codes.dim() == 4:
-            each = None if lengths is None else [n for n in lengths for _ in codes[0]]
+            streams = codes.shape[1]
+            each = None if lengths is None else [n for n in lengths for _ in range(streams)]
             wav = self.decode(codes.flatten(0, 1), length=length, lengths=each)
-            return rearrange(wav, "(b s) c t -> b (s c) t", b=codes.shape[0])
+            return rearrange(wav, "(b s) c t -> b (s c) t", s=streams)
         if codes.dim() != 3:
-            raise ValueError(
-                f"codes are {list(codes.shape)}; expected [batch, stages, frames], with streams "
-                "before the stages where there are several"
-            )
-        codes = codes.to(self.device)
+            raise ValueError(f"codes are {list(codes.shape)}; expected {expected}")
+        self._check_precision()
         if lengths is None:
+            length = None if length is None else whole_number(length, "length")
             return self.model.decode(codes, length)
         if length is not None:
             raise ValueError("give length or lengths, not both")
         most = codes.shape[-1] * self.hop_length - self.config.delay
-        _check_lengths(lengths, codes.shape[0], max(most, 0))
+        lengths = as_lengths(lengths, codes.shape[0], max(most, 0))
         longest = max(lengths, default=0)
         if self.config.streamable:
             wav = self.model.decode(codes, longest)
             return wav.masked_fill(_outside(lengths, longest, wav.device), 0.0)
-        wav = torch.zeros(len(lengths), self.channels, longest, device=self.device)
+        shape = len(lengths), self.channels, longest
+        wav = torch.zeros(shape, dtype=torch.float32, device=self.device)
         for item, own in enumerate(lengths):
             counted = codes[item, None, :, : self.config.frame_count(own)]
             wav[item, :, :own] = self.model.decode(counted, own)[0]
         return wav
 
-    def compress(self, wav: np.ndarray | Tensor, sample_rate: int, **options: Any) -> bytes:
+    def compress(self, wav: ArrayLike, sample_rate: int, **options: Any) -> bytes:
         """Compress audio in memory to the bytes of a `.btn` file.
 
         Args:
-            wav: floats [T] or [C, T] in -1..1; channels beyond the model's are coded apart, in one
-                file and in step.
-            sample_rate: of `wav`, Hz; it is resampled to the model's.
+            wav: [T] or [C, T], of what `encode` takes; channels beyond the model's are coded apart,
+                in one file and in step.
+            sample_rate: of `wav`, Hz, a whole number of any type; it is resampled to the model's.
             options: fields of `CodingOptions`, such as `bitrate_kbps=3.0`, `quality=12` or `stages=8`.
 
         Raises:
@@ -204,15 +215,15 @@ class Codec(FileCodec):
             AudioError: a sample is not finite, or the channels do not fit.
             ConfigError: stages, bitrate or quality out of reach.
         """
-        samples = wav.detach().cpu().numpy() if isinstance(wav, Tensor) else np.asarray(wav)
-        samples = samples[None] if samples.ndim == 1 else samples
-        if samples.ndim != 2 or not np.issubdtype(samples.dtype, np.floating):
-            raise ValueError(
-                f"wav is {samples.dtype} {list(np.shape(wav))}; expected floats [samples] or "
-                "[channels, samples]"
-            )
+        expected = "[samples] or [channels, samples]"
+        samples = as_samples(wav, expected)
+        samples = samples[None] if samples.dim() == 1 else samples
+        if samples.dim() != 2:
+            raise ValueError(f"wav is {samples.dtype} {list(samples.shape)}; expected {expected}")
+        rate = whole_number(sample_rate, "sample rate")
         file = io.BytesIO()
-        self.compress_stream(audio.array_stream(samples, sample_rate), file, **options)
+        stream = audio.array_stream(samples.cpu().numpy(), rate)
+        self.compress_stream(stream, file, **options)
         return file.getvalue()
 
     def decompress(self, data: bytes, **options: Any) -> Audio:
@@ -237,18 +248,13 @@ def _outside(lengths: Sequence[int], longest: int, device: torch.device) -> Tens
     return torch.arange(longest, device=device) >= own[:, None, None]
 
 
-def _check_lengths(lengths: Sequence[int], batch: int, most: int) -> None:
-    if len(lengths) != batch or not all(0 <= length <= most for length in lengths):
-        raise ValueError(f"lengths are {list(lengths)}; expected {batch} of 0 to {most}")
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"device {name!r} cannot be used ({reason}); give auto, cpu or cuda"

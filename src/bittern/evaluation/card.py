@@ -1,7 +1,8 @@
 """The model card of a checkpoint: what its files and an evaluation report say, then what a person wrote.
 
 The first half cannot drift from the facts, as it is made from `config.json`, the weights and the report;
-data, licences, recipe and limits are in the folder's `training.md`, which is taken over as it is.
+data, licences, recipe and limits are in the folder's `training.md`, which is taken over as it is. Lines
+of YAML between `---` at its top (license, datasets, language) go to the card's, for the Hub.
 """
 
 import json
@@ -15,6 +16,10 @@ from bittern.errors import CodecError
 from bittern.evaluation import nasty, tables
 
 CARD, NOTES = "README.md", "training.md"
+_HUB = (
+    *("library_name: bittern", "pipeline_tag: audio-to-audio"),
+    "tags: [audio-codec, audio-tokenizer, speech, residual-vector-quantization]",
+)
 _SHOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "plcmos", "si_sdr", "log_mel")
 
 
@@ -44,7 +49,9 @@ def write_card(folder: Path, report_file: Path) -> Path:
     parameters = sum(p.numel() for p in loaded.model.parameters())
     codebooks = loaded.model.quantizer.codewords.numel()
     size = (folder / checkpoint.WEIGHTS_FILE).stat().st_size
+    told, notes = _front_matter(notes)
     lines = [
+        *("---", *_HUB, *told, "---", ""),
         f"# {config.name}",
         "",
         f"Made by `bittern card`; edit `{NOTES}`, not this file.",
@@ -74,6 +81,14 @@ def write_card(folder: Path, report_file: Path) -> Path:
     path = folder / CARD
     write_atomically(path, ("\n".join(lines) + "\n").encode())
     return path
+
+
+def _front_matter(notes: str) -> tuple[list[str], str]:
+    """The lines of YAML at the top of notes, and the notes without them."""
+    if not notes.startswith("---\n"):
+        return [], notes
+    head, _, rest = notes.removeprefix("---\n").partition("\n---\n")
+    return head.splitlines(), rest
 
 
 def _nasty(file: Path, fingerprint: str) -> list[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bittern.audio import streams as audio
 from bittern.audio.names import find_audio
 from bittern.errors import AudioError
+from bittern.format.header import RATES
 
 SHORTEST_SECONDS = 0.5  # PESQ needs 0.25 s, STOI 30 frames of 12.8 ms
 QUIETEST_RMS = 1e-4  # -80 dB; below, there is no speech to score
@@ -74,6 +75,9 @@ def read(name: str, path: Path, sample_rate: int) -> Clip | Rejected:
         samples, source_rate = audio.read(path)
     except AudioError as error:
         return Rejected(name, str(error).removeprefix(f"{path}: "))
+    low, high = RATES
+    if not low <= source_rate <= high:
+        return Rejected(name, f"sample rate {source_rate} Hz; expected {low} to {high}")
     channels = samples.shape[0]
     notes = []
     mono = samples.mean(axis=0, dtype=np.float32)

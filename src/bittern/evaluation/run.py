@@ -7,19 +7,16 @@ scores it and keeps the result in the cache; here the results are gathered and w
 import argparse
 import contextlib
 import json
-import os
 import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from bittern.audio.atomic import atomic_path
@@ -36,6 +33,7 @@ from bittern.evaluation import (
     saved,
     scores,
     tables,
+    workers,
 )
 from bittern.evaluation.baselines import TOOLS
 from bittern.evaluation.cache import Cache
@@ -114,8 +112,7 @@ def run(args: argparse.Namespace) -> int:
 def _try_nasty_sounds(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     args.stages = args.stages or (None if args.bitrates else nasty.STAGES)
     models = _models(args)
-    with _pool(args.jobs) as pool:
-        found = nasty.document(models, args.nasty, pool.map if pool else map)
+    found = nasty.document(models, args.nasty, partial(workers.in_order, jobs=args.jobs))
     found["command"] = _command()
     args.out.mkdir(parents=True, exist_ok=True)
     with atomic_path(args.out / nasty.FILE) as path:
@@ -171,45 +168,16 @@ def _evaluate(
         disable=quiet,
         bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio, {remaining} left",
     ) as bar:
-        for task, part in _parallel(tasks, jobs):
+        for task, part in workers.share(work, tasks, jobs):
+            if isinstance(part, workers.Killed):
+                systems = task.family.systems
+                part = [not_coded(task.clip, system, part.reason) for system in systems]
             rows += part
             bar.update(task.clip.seconds * len(task.family.systems))
     systems = [system for family in families for system in family.systems]
     names = [clip.name for clip in usable]
     rows.sort(key=lambda row: (names.index(row.clip), systems.index(row.system)))
     return rows
-
-
-def _parallel(tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, list[Row]]]:
-    with _pool(min(jobs, len(tasks))) as pool:
-        if pool is None:
-            for task in tasks:
-                yield task, work(task)
-            return
-        waiting = {pool.submit(work, task): task for task in tasks}
-        for future in as_completed(waiting):
-            yield waiting[future], future.result()
-
-
-@contextlib.contextmanager
-def _pool(jobs: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Worker processes, or none for one job: this process does it."""
-    if jobs == 1:
-        yield None
-        return
-    with ProcessPoolExecutor(
-        max_workers=jobs, mp_context=get_context("spawn"), initializer=_one_thread
-    ) as pool:
-        try:
-            yield pool
-        finally:  # on an interrupt what is done is in the cache; the rest need not begin
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _one_thread() -> None:
-    """One thread for each worker process: the processes are the parallelism."""
-    os.environ["NUMBA_NUM_THREADS"] = "1"  # ViSQOL's; numba is not imported yet
-    torch.set_num_threads(1)
 
 
 def _read(inputs: Sequence[Path], sample_rate: int) -> tuple[list[Clip], list[Rejected]]:

@@ -106,6 +106,24 @@ def stage_counts(chunk: Chunk, header: Header) -> NDArray[np.int64]:
         return ragged.read_counts(chunk.payload, chunk.layers, shape, header.stages)
 
 
+def check(chunk: Chunk, header: Header) -> Chunk:
+    """The same chunk, if its payload is one in all that can be told without an entropy model.
+
+    Raises:
+        FormatError: the payload makes no sense.
+    """
+    with _telling_chunk(chunk, "cannot be decoded"):
+        if header.version == 2:
+            ragged.check(chunk.payload, chunk.layers, *_form(chunk, header))
+        elif header.entropy is not None:
+            whole.check_ranged(chunk.payload, chunk.layers, header.stage_bytes(chunk.frames))
+    return chunk
+
+
+def _form(chunk: Chunk, header: Header) -> tuple[tuple[int, int], int, int]:
+    return (header.streams, chunk.frames), header.bits_per_code, header.stages
+
+
 def prefix(chunk: Chunk, header: Header, layers: int) -> bytes:
     """The payload of a chunk's first `layers` layers; no coder is needed.
 
@@ -359,7 +377,8 @@ class Reader:
         self._check_frames(index, self._frames, frames, start)
         self._index += 1
         self._frames += frames
-        return Chunk(index, frames, layers, payload, self.name)
+        chunk = Chunk(index, frames, layers, payload, self.name)
+        return chunk if skipping else check(chunk, self.header)
 
     def _check_frames(self, index: int, before: int, frames: int, start: int) -> None:
         full = self.header.chunk_frames

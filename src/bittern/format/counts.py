@@ -5,6 +5,8 @@ each number is expected by how often it followed the last one, and how often it 
 chunk began. All of it is in whole numbers and starts anew with each chunk; docs/format.md has the rule.
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +30,9 @@ def encode_counts(counts: Counts, most: int) -> bytes:
     return encoder.finish()
 
 
+@lru_cache(maxsize=1)  # a payload is checked, and then unpacked
 def decode_counts(data: bytes, streams: int, frames: int, most: int) -> Counts:
-    """The counts [S, F] from their bytes.
+    """The counts [S, F] from their bytes, not to be written to.
 
     Raises:
         ValueError: `encode_counts` cannot have written these bytes.
@@ -41,6 +44,7 @@ def decode_counts(data: bytes, streams: int, frames: int, most: int) -> Counts:
         for frame in range(frames):
             stream[frame] = count = int(decoder.pull(model.frequencies()[None])[0])
             model.note(count)
+    counts.flags.writeable = False
     return counts
 
 

@@ -25,7 +25,7 @@ from safetensors.numpy import save as dump_tensors
 
 from bittern.errors import ModelError
 from bittern.format.payload import Codes, Layer, Part
-from bittern.format.rangecoder import TOTAL, RangeDecoder, RangeEncoder
+from bittern.format.rangecoder import TOTAL, RangeDecoder, RangeEncoder, check_library
 
 ENTROPY_FILE = "entropy.safetensors"
 STEPS_PER_BIT = 64  # of `table`
@@ -69,8 +69,9 @@ class EntropyModel:
             name: for messages.
 
         Raises:
-            ModelError: it is not one, or its sums are not exact.
+            ModelError: it is not one, its sums are not exact, or `constriction` has changed.
         """
+        check_library()
         try:
             weights = EntropyWeights(**load_tensors(data))
             _check(weights)

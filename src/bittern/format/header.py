@@ -20,6 +20,7 @@ _ENTROPY = struct.Struct("<8sI")  # fingerprint, CRC; after the header of coder 
 _UNKNOWN = 2**64 - 1  # a sample count while live
 _LONGEST_PAYLOAD = 2**24 - 1
 _MOST_SAMPLES = 2**53
+_MOST_CHUNK_ROWS = 2**17  # frames of all streams in a chunk: what is worked on at once
 
 HEADER_BYTES = _HEADER.size
 
@@ -59,7 +60,8 @@ class Header:
             raise ValueError(f"fingerprint has {len(self.fingerprint)} bytes, expected 8")
         if self.entropy is not None and len(self.entropy) != 8:
             raise ValueError(f"entropy has {len(self.entropy)} bytes, expected 8")
-        if self.payload_bytes(self.chunk_frames, self.stages) > _LONGEST_PAYLOAD:
+        too_many = self.streams * self.chunk_frames > _MOST_CHUNK_ROWS
+        if too_many or self.payload_bytes(self.chunk_frames, self.stages) > _LONGEST_PAYLOAD:
             raise ValueError(f"chunk_frames is {self.chunk_frames}, too many for one chunk")
         _check_samples(self)
 
@@ -185,7 +187,8 @@ class Header:
 def most_chunk_frames(streams: int, bits_per_code: int, stages: int) -> int:
     """Frames whose codes surely fit one payload of either version, at least 1."""
     room = _LONGEST_PAYLOAD - 6 * stages - 6
-    return max(room * 8 // (streams * (bits_per_code * stages + 8)), 1)
+    most = min(room * 8 // (bits_per_code * stages + 8), _MOST_CHUNK_ROWS)
+    return max(most // streams, 1)
 
 
 # fields between fingerprint and sample counts in the order of the file, with their ranges

@@ -184,6 +184,16 @@ def split(payload: bytes, stages: int, raw_bytes: int) -> list[tuple[bytes, bool
     return found
 
 
+def check_ranged(payload: bytes, stages: int, raw_bytes: int) -> None:
+    """Refuse a range coded payload whose lengths do not lead to its end.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if ranged_bytes(payload, stages, raw_bytes) != len(payload):
+        raise ValueError("its stages do not end where it ends")
+
+
 def ranged_bytes(payload: bytes, stages: int, raw_bytes: int) -> int:
     """Bytes that the first `stages` stages of a range coded payload take.
 

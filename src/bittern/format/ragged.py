@@ -102,12 +102,27 @@ def unpack(
     counts = _counts(given, shape, most)
     codes = np.full((shape[0], most, shape[1]), -1, np.int64)
     chunk = coder.start(*shape) if coder else None
-    for layer, (data, coded) in zip(plan(counts, total), pieces, strict=False):
-        size = layer_size(layer)
-        if not size if coded else len(data) != raw_bytes(size, bits):
-            raise ValueError("a layer is not as long as its codes are")
-        scatter(decode_layer(layer, data, coded, bits, chunk), layer, codes)
+    for layer, piece in zip(plan(counts, total), pieces, strict=False):
+        _check_size(layer, piece, bits)
+        scatter(decode_layer(layer, *piece, bits, chunk), layer, codes)
     return codes
+
+
+def _check_size(layer: Layer, piece: Piece, bits: int) -> None:
+    size = layer_size(layer)
+    if not size if piece.coded else len(piece.data) != raw_bytes(size, bits):
+        raise ValueError("a layer is not as long as its codes are")
+
+
+def check(payload: bytes, layers: int, shape: tuple[int, int], bits: int, most: int) -> None:
+    """Refuse a payload that makes no sense, in all that can be told without a coder.
+
+    Raises:
+        ValueError: as for `unpack`.
+    """
+    total, given, pieces = split(payload, layers)
+    for layer, piece in zip(plan(_counts(given, shape, most), total), pieces, strict=False):
+        _check_size(layer, piece, bits)
 
 
 def read_counts(payload: bytes, layers: int, shape: tuple[int, int], most: int) -> Counts:

@@ -58,7 +58,7 @@ class Salvage:
         self.name = name
         self._file = file
         self._places: dict[int, int] = {}  # where the chunk of an index begins
-        self._last_frames = 0
+        self._highest = self._last_frames = 0
         self.header = read_header(file.read, name)
         self.find_coder = find_coder
         self._scan()
@@ -143,8 +143,8 @@ class Salvage:
             self._end(head.index, payload)
         else:
             self._places.setdefault(head.index, offset)
-            if head.index == max(self._places):
-                self._last_frames = head.frames
+            if head.index >= self._highest:
+                self._highest, self._last_frames = head.index, head.frames
         return size, size
 
     def _end(self, chunks: int, payload: bytes) -> None:

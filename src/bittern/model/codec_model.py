@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bittern.config import SEARCH_WIDTH, CodecConfig, LinearPath
+from bittern.config import LOUDEST, SEARCH_WIDTH, CodecConfig, LinearPath
 from bittern.model import Codes, Latent, Waveform
 from bittern.model.highpass import HighPass
 from bittern.model.path import EnvelopePath, build_path
@@ -18,7 +18,6 @@ from bittern.model.seanet import Decoder, Encoder, damp_last_layer
 from bittern.model.state import StreamState, name_states
 
 _START_GAIN = 0.1  # of the networks' last layers beside a linear path
-_LOUDEST = 16.0  # of full scale: samples beyond are not audio
 
 
 class CodecModel(nn.Module):
@@ -59,7 +58,7 @@ class CodecModel(nn.Module):
 
     def heard(self, wav: Waveform, state: StreamState | None = None) -> Waveform:
         """Whole frames as the networks hear them: without an offset, [B, C, F * hop]."""
-        wav = wav.clamp(-_LOUDEST, _LOUDEST)
+        wav = wav.clamp(-LOUDEST, LOUDEST)
         return wav if self.highpass is None else self.highpass(wav, state)
 
     def latent(self, wav: Waveform, state: StreamState | None = None) -> Latent:
@@ -90,7 +89,8 @@ class CodecModel(nn.Module):
             return latent
         if stages is None:
             stages = latent.new_full((len(latent), latent.shape[2]), self.quantizer.stages)
-        return torch.cat([latent, (stages[:, None].clamp(min=0.5) / 8).log2()], dim=1)
+        told = (stages[:, None].to(latent).clamp(min=0.5) / 8).log2()
+        return torch.cat([latent, told], dim=1)
 
     def levels(self, latent: Latent) -> Tensor | None:
         """Natural logarithms of the frames' amplitudes, [B, F]; None where the latent does not tell."""
@@ -126,8 +126,9 @@ class CodecModel(nn.Module):
     @torch.no_grad()
     def latent_of(self, wav: Waveform) -> Latent:
         """The latent of audio of any length: [B, C, T] -> [B, D, F]."""
-        if wav.shape[-1] == 0:
-            return wav.new_zeros(len(wav), self.config.latent_dim, 0)
+        if wav.shape[0] == 0 or wav.shape[-1] == 0:
+            frames = self.config.frame_count(wav.shape[-1])
+            return wav.new_zeros(len(wav), self.config.latent_dim, frames)
         return self.latent(self.pad(wav))
 
     @torch.no_grad()
@@ -145,7 +146,8 @@ class CodecModel(nn.Module):
         length = longest if length is None else length
         if not 0 <= length <= longest:
             raise ValueError(f"{codes.shape[-1]} frames hold up to {longest} samples, not {length}")
-        if length == 0:
-            return torch.zeros(codes.shape[0], self.config.channels, 0, device=codes.device)
+        if codes.shape[0] == 0 or length == 0:
+            shape = codes.shape[0], self.config.channels, length
+            return torch.zeros(shape, dtype=torch.float32, device=codes.device)
         wav = self.synthesise(self.quantizer.decode(codes), stages=stage_counts(codes))
         return wav[..., self.config.delay : self.config.delay + length]

@@ -64,20 +64,20 @@ class ResidualQuantizer(nn.Module):
             [B, stages, F].
         """
         batch, _, frames = latent.shape
-        one = (
-            batch * frames == 1 and latent.device.type == "cpu"
-        )  # numpy's calls take less than torch's
+        one = plain(latent) and batch * frames == 1  # numpy's calls take less than torch's
         with torch.autocast(latent.device.type, enabled=False):
             vectors = rearrange(latent.float(), "b d f -> (b f) d")
             books = self._books(np if one else torch)
             stages = self.stages if stages is None else stages
             codes = search(books, vectors.numpy() if one else vectors, stages, width)
         codes = torch.from_numpy(codes) if one else codes
-        return rearrange(codes, "(b f) k -> b k f", b=batch, f=frames)
+        return codes.unflatten(0, (batch, frames)).transpose(1, 2)
 
     def _books(self, xp: ModuleType) -> Books:
         """The codebooks for the search, kept until codewords change."""
         codewords = self.codewords
+        if torch.compiler.is_compiling():
+            return Books(codewords, torch, exact=False)
         version = 0 if codewords.is_inference() else codewords._version
         if self._kept is None or self._kept[0] is not codewords or self._kept[1] != version:
             self._kept = codewords, version, {}
@@ -94,12 +94,14 @@ class ResidualQuantizer(nn.Module):
             ValueError: k is not in 1..K, or a code is outside [-1, N).
         """
         stages = self._check_stages(codes.shape[1])
-        if codes.numel() and (int(codes.min()) < -1 or int(codes.max()) >= self.codebook_size):
-            raise ValueError(
-                f"codes run from {int(codes.min())} to {int(codes.max())}; "
-                f"expected 0 to {self.codebook_size - 1}, or -1 where a frame has no code"
-            )
-        if codes.shape[0] * codes.shape[2] == 1 and _plain(self.codewords):
+        if codes.numel() and not torch.compiler.is_compiling():
+            low, high = (int(end) for end in codes.aminmax())
+            if low < -1 or high >= self.codebook_size:
+                raise ValueError(
+                    f"codes run from {low} to {high}; "
+                    f"expected 0 to {self.codebook_size - 1}, or -1 where a frame has no code"
+                )
+        if codes.shape[0] * codes.shape[2] == 1 and plain(self.codewords):
             there = codes[0, :, 0].numpy()
             there = there[there >= 0]
             rows = self.codewords.numpy()[np.flatnonzero(codes[0, :, 0].numpy() >= 0), there]
@@ -124,7 +126,7 @@ class ResidualQuantizer(nn.Module):
         """
         vectors, rows = (rearrange(x, "b d f -> (b f) d") for x in (latent.float(), codes))
         found = torch.stack(errors(self.codewords, vectors, rows, counts))
-        return rearrange(found, "r (b f) -> b r f", b=len(codes))
+        return found.unflatten(1, codes.shape[::2]).transpose(0, 1)
 
     @property
     def gains(self) -> Tensor:
@@ -192,7 +194,7 @@ class ResidualQuantizer(nn.Module):
         return stages
 
 
-def _plain(tensor: Tensor) -> bool:
+def plain(tensor: Tensor) -> bool:
     """Whether numpy may see it: on a CPU, and not while a graph is made."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 

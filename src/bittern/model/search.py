@@ -5,8 +5,8 @@ finds nearer ones, for any decoder and at no bits, at the price of encoding time
 stages is then not quite what encoding with k stages gives: it was searched for with more in view.
 
 Codes do not depend on how many frames are searched at once, nor on the library that multiplies: what
-float32 cannot tell apart is searched again in float64. Arrays are numpy's, or torch's on any device; this
-module imports no torch.
+float32 cannot tell apart is searched again in float64; graphs of torch.export leave that out. Arrays are
+numpy's, or torch's on any device; this module imports no torch.
 
 Source: M-algorithm for multistage quantizers (LeBlanc et al., IEEE Trans. Speech and Audio Proc. 1993).
 """
@@ -31,9 +31,12 @@ Steps = list[tuple[Array, Array]]  # of each stage: parents and codes, [M, w]
 class Books:
     """Codebooks as the search needs them."""
 
-    def __init__(self, codewords: Array, xp: ModuleType) -> None:
-        """Codebooks [K, N, D] in float32, of numpy or of torch, which is `xp`."""
-        self.codewords, self.xp = codewords, xp
+    def __init__(self, codewords: Array, xp: ModuleType, *, exact: bool = True) -> None:
+        """Codebooks [K, N, D] in float32, of numpy or of torch, which is `xp`.
+
+        Not `exact` what float32 cannot tell apart stays as it falls, for graphs.
+        """
+        self.codewords, self.xp, self.exact = codewords, xp, exact
         self.norms = (codewords * codewords).sum(2)  # [K, N]
         self.columns = xp.stack([-2 * xp.swapaxes(book, 0, 1) for book in codewords])  # [K, D, N]
 
@@ -59,6 +62,8 @@ def search(books: Books, vectors: Array, stages: int, width: int) -> Array:
         raise ValueError(f"search width is {width}; give 1 to {WIDEST_SEARCH}")
     if not 1 <= stages <= most:
         raise ValueError(f"got {stages} stages; this quantizer has 1 to {most}")
+    if not books.exact:
+        return _search(books, vectors, stages, width)
     step, none = max(_CANDIDATES // width, 1), books.xp.zeros((0, stages), dtype=books.xp.int64)
     starts = range(0, len(vectors), step)
     parts = [_search(books, vectors[at : at + step], stages, width) for at in starts]
@@ -89,7 +94,7 @@ def errors(codewords: Array, vectors: Array, codes: Array, counts: Sequence[int]
 def _search(books: Books, vectors: Array, stages: int, width: int) -> Array:
     """[M, D] -> [M, stages]."""
     xp, entries, dim = books.xp, *books.codewords.shape[1:]
-    row = xp.arange(len(vectors), device=vectors.device)[:, None]
+    row = xp.arange(vectors.shape[0], device=vectors.device)[:, None]
     rest = vectors[:, None]  # [M, w, D], what each candidate leaves over
     energy = xp.einsum("mwd,mwd->mw", rest, rest)
     steps: Steps = []
@@ -109,7 +114,7 @@ def _search(books: Books, vectors: Array, stages: int, width: int) -> Array:
     near = energy <= xp.amin(energy, 1)[:, None] * (1 + NEAR_TIE)
     unsure |= near.sum(1) > 1
     codes = _traced(xp, steps, row, energy.argmin(1)[:, None])
-    if unsure.any():
+    if books.exact and unsure.any():
         settled = [_settle(books, vector, stages, width) for vector in vectors[unsure]]
         codes[unsure] = xp.asarray(np.stack(settled), device=codes.device)
     return codes

@@ -6,8 +6,9 @@ the same forwards are run on whole frames, with a state that layers read and wri
 
 import torch
 
-from bittern.config import SEARCH_WIDTH
+from bittern.config import SEARCH_WIDTH, whole_number
 from bittern.model import Codes, Latent, Waveform
+from bittern.model.arguments import ArrayLike, as_codes, as_wav, check_wav
 from bittern.model.codec_model import CodecModel
 from bittern.model.concealment import Fade
 from bittern.model.quantizer import stage_counts
@@ -44,47 +45,46 @@ class StreamingEncoder:
         """
         _require_streamable(model)
         self.model = model
-        self.stages = model.quantizer.stages if stages is None else stages
-        if not 1 <= self.stages <= model.quantizer.stages:
-            raise ValueError(f"got {stages} stages; this model has 1 to {model.quantizer.stages}")
-        self.batch = batch
-        self.search_width = search_width
+        most = model.quantizer.stages
+        self.stages = most if stages is None else whole_number(stages, "stages")
+        if not 1 <= self.stages <= most:
+            raise ValueError(f"got {self.stages} stages; this model has 1 to {most}")
+        self.batch = whole_number(batch, "batch")
+        self.search_width = whole_number(search_width, "search_width")
         self.reset()
 
     def reset(self) -> None:
         """Begin anew."""
         self._layers: StreamState = {}
-        self._buffer = torch.zeros(self.batch, self.model.config.channels, 0, device=self._device)
+        shape = self.batch, self.model.config.channels, 0
+        self._buffer = torch.zeros(shape, dtype=torch.float32, device=self.model.device)
         self._samples = 0
 
-    @property
-    def _device(self) -> torch.device:
-        return self.model.quantizer.codewords.device
-
-    @torch.inference_mode()
-    def push(self, samples: Waveform) -> Codes:
+    @torch.no_grad()
+    def push(self, samples: ArrayLike) -> Codes:
         """Code as many frames as are complete: [B, C, n] with any n >= 0 -> [B, k, f], f >= 0.
 
+        Samples may be of any kind that `Codec.encode` takes. What is refused leaves the stream as it was.
+
         Raises:
-            ValueError: wrong batch or channels.
+            ValueError: wrong type, batch or channels.
+            AudioError: a sample is NaN, infinite or out of all range.
         """
         return self._code(self.push_latent(samples))
 
-    @torch.inference_mode()
-    def push_latent(self, samples: Waveform) -> Latent:
+    @torch.no_grad()
+    def push_latent(self, samples: ArrayLike) -> Latent:
         """The same without the search: latents [B, D, f]."""
-        if samples.dim() != 3 or samples.shape[:2] != self._buffer.shape[:2]:
-            raise ValueError(
-                f"samples are {list(samples.shape)}; expected [{self.batch}, "
-                f"{self.model.config.channels}, any number]"
-            )
-        self._samples += samples.shape[-1]
-        pending = torch.cat([self._buffer, samples.to(self._buffer)], dim=-1)
+        channels = self.model.config.channels
+        expected = f"[{self.batch}, {channels}, any number]"
+        wav = check_wav(as_wav(samples, expected, batch=self.batch, channels=channels, many=False))
+        self._samples += wav.shape[-1]
+        pending = torch.cat([self._buffer, wav.to(self._buffer)], dim=-1)
         whole = pending.shape[-1] // self.model.config.hop_length * self.model.config.hop_length
         self._buffer = pending[..., whole:].clone()
         return self._analyse(pending[..., :whole])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def flush(self) -> Codes:
         """The last codes, [B, k, f]: silence fills the last frame and what the transform laps over.
 
@@ -92,7 +92,7 @@ class StreamingEncoder:
         """
         return self._code(self.flush_latent())
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def flush_latent(self) -> Latent:
         """The same without the search: latents [B, D, f]."""
         config = self.model.config
@@ -104,7 +104,7 @@ class StreamingEncoder:
 
     def _analyse(self, wav: Waveform) -> Latent:
         if wav.shape[-1] == 0:
-            return torch.zeros(self.batch, self.model.config.latent_dim, 0, device=wav.device)
+            return wav.new_zeros(self.batch, self.model.config.latent_dim, 0)
         return self.model.latent(wav, self._layers)
 
     def _code(self, latent: Latent) -> Codes:
@@ -149,8 +149,8 @@ class StreamingDecoder:
         """
         _require_streamable(model)
         self.model = model
-        self.batch = batch
-        self.length = length
+        self.batch = whole_number(batch, "batch")
+        self.length = None if length is None else whole_number(length, "length")
         self.reset()
 
     def reset(self) -> None:
@@ -158,8 +158,8 @@ class StreamingDecoder:
         self._layers: StreamState = {}
         self._samples = -self.model.config.delay  # given so far; below 0 the delay is due yet
 
-    @torch.inference_mode()
-    def push(self, codes: Codes) -> Waveform:
+    @torch.no_grad()
+    def push(self, codes: ArrayLike) -> Waveform:
         """Decode frames: [B, k, f] with any f >= 0 and 1 <= k <= K -> [B, C, n].
 
         A code of -1 is none. k may change from push to push. n is f * hop, less the delay at the start.
@@ -167,18 +167,18 @@ class StreamingDecoder:
         Raises:
             ValueError: wrong batch, k, or codes out of range.
         """
+        codes = as_codes(codes, f"[{self.batch}, k, f]").to(self.model.device)
         if codes.dim() != 3 or codes.shape[0] != self.batch:
             raise ValueError(f"codes are {list(codes.shape)}; expected [{self.batch}, k, f]")
-        device = self.model.quantizer.codewords.device
         if codes.shape[-1] == 0:
-            return torch.zeros(self.batch, self.model.config.channels, 0, device=device)
-        latent = self.model.quantizer.decode(codes.to(device))
-        stages = stage_counts(codes).to(device)
+            return self._silence(0)
+        latent = self.model.quantizer.decode(codes)
+        stages = stage_counts(codes)
         self._layers[_LATENT_KEY], self._layers[_STAGES_KEY] = latent[..., -1:], stages[:, -1:]
         self._layers[_LOST_KEY] = torch.tensor(0)
         return self._give(self.model.synthesise(latent, self._layers, stages=stages))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def conceal(self, frames: int, *, silent: bool = False) -> Waveform:
         """Bridge frames that are lost: [B, C, n] as from `push`.
 
@@ -188,13 +188,12 @@ class StreamingDecoder:
             frames: how many.
             silent: give silence at once, for comparison; the decoder then begins anew.
         """
-        config, device = self.model.config, self.model.device
-        fade = Fade()
+        frames, hop = whole_number(frames, "frames"), self.model.config.hop_length
+        fade, wav = Fade(), self._silence(frames)
         fade.lost = int(self._layers.get(_LOST_KEY, fade.lost))
-        gains = torch.from_numpy(fade.gains(frames, silent=silent)).float().to(device)
-        wav = torch.zeros(self.batch, config.channels, frames * config.hop_length, device=device)
+        gains = torch.from_numpy(fade.gains(frames, silent=silent)).to(wav)
         if count := len(gains):
-            wav[..., : count * config.hop_length] = self.model.synthesise(
+            wav[..., : count * hop] = self.model.synthesise(
                 self.model.faded(self._layers[_LATENT_KEY], gains),
                 self._layers,
                 stages=self._layers[_STAGES_KEY].expand(-1, count),
@@ -203,6 +202,10 @@ class StreamingDecoder:
         if fade.over:
             self._layers = {}
         return self._give(wav)
+
+    def _silence(self, frames: int) -> Waveform:
+        shape = self.batch, self.model.config.channels, frames * self.model.config.hop_length
+        return torch.zeros(shape, dtype=torch.float32, device=self.model.device)
 
     def _give(self, wav: Waveform) -> Waveform:
         """Less the delay at the start, and what lies beyond the length."""

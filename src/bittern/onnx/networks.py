@@ -19,6 +19,7 @@ from onnx import ModelProto, TensorProto
 from bittern.audio.atomic import write_atomically
 from bittern.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
 from bittern.config import (
+    LOUDEST,
     Activation,
     CodecConfig,
     LinearPath,
@@ -31,7 +32,7 @@ from bittern.format.entropy import ENTROPY_FILE
 from bittern.onnx.graph import Graph, read_places
 
 # As in model/: path.py, codec_model.py, highpass.py, envelope.py.
-PEAK, FLATTEST, LOUDEST, FORGOTTEN, LOG_RANGE = 2.0, 256.0, 16.0, 1e-6, (-9.0, 6.0)
+PEAK, FLATTEST, FORGOTTEN, LOG_RANGE = 2.0, 256.0, 1e-6, (-9.0, 6.0)
 
 
 def build(found: Checkpoint, side: str) -> ModelProto:

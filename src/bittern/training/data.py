@@ -4,6 +4,7 @@ What a step sees depends on the seed, the step and the place in the batch alone:
 an uninterrupted one would have, and ranks divide a batch without talking.
 """
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from bittern.training.augment import Augmentation
 from bittern.training.corpus import SILENCE, Clip, Corpus, hash_share
 from bittern.training.signals import leave_signals
 
+_FASTEST = 1.1  # times that a crop is played at most, see `Batches.draw`
+
 
 @dataclass(kw_only=True)
 class DataConfig:
@@ -29,7 +32,7 @@ class DataConfig:
     then files of a source by duration.
     """
 
-    root: str = "???"  # a folder, or a pack of one (`pack.py`)
+    root: str = "???"  # a folder of audio files or tars of such
     weights: dict[str, float] | None = None  # by source; 1 where not named
     segment_seconds: float = 1.0
     batch_size: int = 16  # over all devices
@@ -38,7 +41,8 @@ class DataConfig:
     validation_share: float = 0.04  # files held out, by a hash of their name
     validation_clips: int = 24
     validation_seconds: float = 4.0  # of each validation clip at most
-    workers: int = 0  # processes that prepare batches ahead
+    workers: int = 0  # processes that prepare batches ahead, and that scan the corpus
+    copy: bool = True  # decoded audio in the cache; else crops are read from the files (WAV, FLAC)
     resident: bool = False  # the whole corpus on the training device, batches made there
     cache: str = "~/.cache/bittern"
 
@@ -53,6 +57,8 @@ class DataConfig:
             raise ConfigError(
                 f"data.validation_share is {self.validation_share}; give 0 up to, not including, 1"
             )
+        if self.resident and not self.copy:
+            raise ConfigError("data.resident holds the decoded corpus; give data.copy=true")
         if self.resident and self.workers:
             raise ConfigError(
                 f"data.workers is {self.workers}, but with data.resident there is nothing for them to "
@@ -66,8 +72,9 @@ class DataConfig:
 class Batches(Dataset):
     """The batch of every step, [batch, 1, T] float32, by the step's number.
 
-    Crops are gathered from the corpus where it lies: in a mapped file, or on the training device
-    (`data.resident`). Steps below 0 are batches that training does not see, for statistics beforehand.
+    Crops are gathered from the corpus where it lies: in a mapped file, on the training device
+    (`data.resident`), or in its own files. Steps below 0 are batches that training does not see, for
+    statistics beforehand.
     """
 
     def __init__(
@@ -91,10 +98,13 @@ class Batches(Dataset):
         self.bounds = np.cumsum(shares) / shares.sum()
         self.offsets = np.array([clip.offset for clip in clips])
         self.lengths = np.array([clip.samples for clip in clips])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the map is read-only, and so are we
-            self.pcm = torch.from_numpy(corpus.pcm)
-        if config.resident:
+        self.corpus, self.clips = corpus, clips
+        self.pcm = None
+        if corpus.pcm is not None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the map is read-only, and so are we
+                self.pcm = torch.from_numpy(corpus.pcm)
+        if self.pcm is not None and config.resident:
             self.pcm = self.pcm.to(device)
 
     def __getitem__(self, step: int) -> Tensor:
@@ -121,25 +131,39 @@ class Batches(Dataset):
 
     def _crop(self, clip: np.ndarray, start: np.ndarray, speed: np.ndarray) -> Tensor:
         """Crops of clips [n] from samples [n] on, played so many times as fast: [n, 1, T]."""
-        device = self.pcm.device
+        pcm, offsets = self._lying(clip, start)
+        device = pcm.device
         step = torch.from_numpy(speed).to(device)[:, None]
         first = torch.from_numpy(start).to(device)[:, None]
         place = first + torch.arange(self.samples, device=device) * step  # float64: exact
         offset, length = (
-            torch.from_numpy(row[clip]).to(device)[:, None] for row in (self.offsets, self.lengths)
+            torch.from_numpy(row).to(device)[:, None] for row in (offsets, self.lengths[clip])
         )
         below = place.floor()
         if not (speed != 1.0).any():
-            return self._at(below.long(), offset, length)[:, None]
+            return _at(pcm, below.long(), offset, length)[:, None]
         part = (place - below).float()
-        taps = [self._at(below.long() + shift, offset, length) for shift in (-1, 0, 1, 2)]
+        taps = [_at(pcm, below.long() + shift, offset, length) for shift in (-1, 0, 1, 2)]
         return _between(taps, part)[:, None]
 
-    def _at(self, place: Tensor, offset: Tensor, length: Tensor) -> Tensor:
-        """Samples by their place in clips, 0 outside: [n, T] float32."""
-        inside = (place >= 0) & (place < length)
-        held = self.pcm[offset + torch.minimum(place.clamp(min=0), length - 1)]
-        return held.float() * inside / 32768
+    def _lying(self, clip: np.ndarray, start: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Samples, int16, and where in them each of clips [n] would begin; of files what is needed."""
+        if self.pcm is not None:
+            return self.pcm, self.offsets[clip]
+        window = math.ceil(self.samples * _FASTEST) + 4
+        first = np.maximum(start - 1, 0)
+        held = np.zeros((len(clip), window), np.int16)
+        for row, number, begin in zip(held, clip, first, strict=True):
+            read = self.corpus.read_pcm(self.clips[number], int(begin), window)
+            row[: len(read)] = read
+        return torch.from_numpy(held.ravel()), window * np.arange(len(clip)) - first
+
+
+def _at(pcm: Tensor, place: Tensor, offset: Tensor, length: Tensor) -> Tensor:
+    """Samples by their place in clips, 0 outside: [n, T] float32."""
+    inside = (place >= 0) & (place < length)
+    held = pcm[offset + torch.minimum(place.clamp(min=0), length - 1)]
+    return held.float() * inside / 32768
 
 
 def _shares(corpus: Corpus, clips: list[Clip], weights: dict[str, float]) -> np.ndarray:

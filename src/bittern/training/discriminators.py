@@ -14,8 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from bittern.metrics import stft
 from bittern.model import Waveform
-from bittern.spectral import stft
 
 _BAND_EDGES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the bins (DAC)
 

@@ -38,15 +38,19 @@ _INT8, _INT16 = 127, 32767
 class FitSettings:
     """How long and how large; the defaults make 32 stages of 1024 codes just under 4 MB."""
 
-    steps: int = 800  # for each stage
+    steps: int | None = None  # for each stage; by default ten times through all frames, 800 to 6000
     batch_size: int = 1024  # frames
-    learning_rate: float = 0.02
-    weight_decay: float = 0.3  # a little better on speech that the fit has not seen
+    learning_rate: float = 0.01
+    weight_decay: float = 0.1  # .3 and more are worse on speech that the fit has not seen
     width: int = 32  # E, dimensions of context
     hidden: int = 192  # H
     narrow: int = 32  # D, before the output
     chunk_frames: int = 304  # as files have them; no context reaches beyond
     seed: int = 0
+
+    def steps_for(self, frames: int) -> int:
+        """How many steps a stage takes."""
+        return self.steps or min(max(10 * frames // self.batch_size, 800), 6000)
 
 
 @dataclass(frozen=True)
@@ -229,6 +233,7 @@ def _fit_stage(
     )
     for parameter in network.parameters():
         parameter.requires_grad_()
+    steps = settings.steps_for(len(frames))
     adam = torch.optim.AdamW(
         network.parameters(),
         lr=settings.learning_rate,
@@ -236,11 +241,11 @@ def _fit_stage(
         weight_decay=settings.weight_decay,
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        adam, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
+        adam, settings.learning_rate, total_steps=steps, pct_start=0.1
     )
     order = frames[torch.randperm(len(frames), generator=generator)]
     losses = []
-    for step in range(settings.steps):
+    for step in range(steps):
         place = torch.arange(step * settings.batch_size, (step + 1) * settings.batch_size)
         picked = order[place % len(order)]
         logits = network.logits(_window(values, offsets, picked))

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bittern.errors import ConfigError
+from bittern.metrics import mel_filterbank, stft
 from bittern.model import Waveform
-from bittern.spectral import mel_filterbank, stft
 from bittern.training.loudness import disturbance
 from bittern.training.ranks import mean_over_ranks
 

@@ -17,8 +17,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from bittern.metrics import stft
 from bittern.model import Waveform
-from bittern.spectral import stft
 
 _WINDOW_SECONDS = 0.032  # hops of half
 _BANDS_PER_BARK = 2

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from bittern.audio.atomic import write_atomically
-from bittern.spectral import stft
+from bittern.metrics import stft
 from bittern.training.validation import Scores
 
 matplotlib.use("Agg")

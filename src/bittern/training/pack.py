@@ -1,30 +1,21 @@
 """A corpus in few large files, for data that travels or lies on a network disk.
 
-A pack is a folder of shards and an index. A shard is files of FLAC or Ogg Opus, one after the other, as
-one would find them on a disk: mono at one sample rate. `index.jsonl` says in its first line what the
-pack is, and in each further one where a file lies. Packs are read by range, file by file.
+A pack is a folder of tars, NAME-00000-of-00012.tar, of FLAC or Ogg Opus files: mono at one sample rate.
+Whoever reads WebDataset or tars reads it; training reads it file by file, as any folder of tars.
 """
 
-import hashlib
 import io
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
 
-from bittern.audio.ranges import FileRange
+from bittern.audio.atomic import atomic_folder
+from bittern.corpus.shards import write_tar
 from bittern.errors import AudioError, ConfigError
 
-INDEX = "index.jsonl"
-_KIND = "bittern pack 1"
 _OPUS_RATES = (8000, 12_000, 16_000, 24_000, 48_000)
 
 
@@ -33,66 +24,7 @@ class Coding(StrEnum):
     OPUS = "opus"  # at libsndfile's own setting, about 29 kbit/s for speech at 16 kHz
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Where a file of a pack lies."""
-
-    path: str  # below the folder it was packed from, with slashes
-    shard: Path
-    offset: int
-    size: int  # bytes
-    digest: int  # of these bytes
-
-    def open(self) -> BinaryIO:
-        """The file alone, from its first byte."""
-        return io.BufferedReader(
-            FileRange(self.shard.open("rb"), self.offset, self.size, owned=True)
-        )
-
-
-class Index(NamedTuple):
-    sample_rate: int
-    coding: Coding
-    entries: list[Packed]
-
-
-def is_pack(folder: Path) -> bool:
-    """Whether a folder is a pack, and not one of files."""
-    try:
-        with (folder / INDEX).open() as file:
-            return json.loads(file.readline()).get("kind") == _KIND
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def read_index(folder: Path) -> Index:
-    """What a pack holds, in the order of the folder it was made of.
-
-    Raises:
-        AudioError: the index is damaged, or a shard is missing or too short.
-    """
-    entries = []
-    try:
-        head, *rows = (folder / INDEX).read_text().splitlines()
-        about = json.loads(head)
-        coding, sample_rate, count = about["coding"], about["sample_rate"], about["files"]
-        for row in map(json.loads, rows):
-            shard = folder / row["shard"]
-            entries.append(
-                Packed(row["path"], shard, row["offset"], row["size"], int(row["digest"], 16))
-            )
-        if len(entries) != count:
-            raise ValueError(f"{len(entries)} files of {count}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AudioError(f"{folder / INDEX}: is damaged ({error}); pack or copy it anew") from None
-    needed: dict[Path, int] = {}
-    for entry in entries:
-        needed[entry.shard] = max(needed.get(entry.shard, 0), entry.offset + entry.size)
-    for shard, size in needed.items():
-        held = shard.stat().st_size if shard.is_file() else 0
-        if held < size:
-            raise AudioError(f"{shard}: has {held} bytes of {size}; copy the pack anew")
-    return Index(sample_rate, Coding(coding), entries)
+_KINDS = {Coding.FLAC: (".flac", "FLAC", "PCM_16"), Coding.OPUS: (".ogg", "OGG", "OPUS")}
 
 
 def check(folder: Path, sample_rate: int, coding: Coding) -> None:
@@ -116,71 +48,44 @@ def write_pack(
     coding: Coding,
     *,
     shard_bytes: int = 2**28,
-) -> Index:
+) -> None:
     """Write a pack, which appears whole or not at all.
 
     Args:
         folder: which must not exist yet.
-        clips: paths with slashes, and the samples of each, [n] int16.
+        clips: paths with slashes, and the samples of each, [n] int16. A file of the pack has an ending
+            more where its own says otherwise.
         sample_rate: of the clips, Hz.
         coding: how they are kept.
-        shard_bytes: a shard is closed when it has grown beyond this.
+        shard_bytes: a tar is closed when it has grown to this.
 
     Raises:
-        ConfigError, AudioError: see `check`; or the folder cannot be written.
+        ConfigError, AudioError: see `check`.
+        CodecError: the folder cannot be written.
     """
     check(folder, sample_rate, coding)
-    temporary = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        temporary.chmod(0o755)
-        entries = _write_shards(temporary, clips, sample_rate, coding, shard_bytes)
-        about = {"kind": _KIND, "coding": coding, "sample_rate": sample_rate, "files": len(entries)}
-        rows = [asdict(e) | {"shard": e.shard.name, "digest": f"{e.digest:015x}"} for e in entries]
-        text = "".join(json.dumps(row) + "\n" for row in [about, *rows])
-        (temporary / INDEX).write_text(text)
-        _flush(temporary / INDEX)
-        temporary.rename(folder)
-    except OSError as error:
-        raise AudioError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)  # gone already if all went well
-    return read_index(folder)
+    with atomic_folder(folder) as temporary:
+        for number, members in enumerate(_shards(clips, sample_rate, coding, shard_bytes)):
+            with (temporary / f"{number:05d}.tar").open("wb") as file:
+                write_tar(file, members)
+        tars = sorted(temporary.iterdir())
+        for tar in tars:
+            tar.rename(tar.with_name(f"{folder.name}-{tar.stem}-of-{len(tars):05d}.tar"))
 
 
-def _write_shards(
-    folder: Path,
-    clips: Iterable[tuple[str, np.ndarray]],
-    sample_rate: int,
-    coding: Coding,
-    shard_bytes: int,
-) -> list[Packed]:
-    entries: list[Packed] = []
-    number = size = 0
+def _shards(
+    clips: Iterable[tuple[str, np.ndarray]], sample_rate: int, coding: Coding, most: int
+) -> Iterator[list[tuple[str, bytes]]]:
+    members, size = list[tuple[str, bytes]](), 0
+    suffix, container, subtype = _KINDS[coding]
     for name, samples in clips:
-        data = _encode(samples, sample_rate, coding)
-        if size and size + len(data) > shard_bytes:
-            number, size = number + 1, 0
-        shard = folder / f"shard-{number:05d}"
-        with shard.open("ab") as file:
-            file.write(data)
-        digest = int.from_bytes(hashlib.sha256(data).digest()[:7])
-        entries.append(Packed(name, shard, size, len(data), digest))
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, sample_rate, format=container, subtype=subtype)
+        data = buffer.getvalue()
+        if size and size + len(data) > most:
+            yield members
+            members, size = [], 0
+        members.append((name if Path(name).suffix.lower() == suffix else name + suffix, data))
         size += len(data)
-    for shard in folder.iterdir():
-        _flush(shard)
-    return entries
-
-
-def _encode(samples: np.ndarray, sample_rate: int, coding: Coding) -> bytes:
-    buffer = io.BytesIO()
-    container, subtype = {Coding.FLAC: ("FLAC", "PCM_16"), Coding.OPUS: ("OGG", "OPUS")}[coding]
-    soundfile.write(buffer, samples, sample_rate, format=container, subtype=subtype)
-    return buffer.getvalue()
-
-
-def _flush(path: Path) -> None:
-    with path.open("r+b") as file:  # Windows flushes only what may be written
-        os.fsync(file.fileno())
+    if members:
+        yield members

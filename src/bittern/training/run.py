@@ -1,6 +1,9 @@
 """`bittern train` and `scripts/train.py`: from the command line to a run."""
 
+import os
+import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bittern.audio.atomic import write_atomically
 from bittern.errors import CodecError, ConfigError
 from bittern.training.settings import TrainConfig, resolve
+from bittern.training.state import hold
 from bittern.training.trainer import Trainer
 
 _PATHS = ("data.root", "data.cache", "run", "init")
@@ -44,10 +48,11 @@ def _run(cfg: DictConfig) -> None:
     config = None
     try:
         config = resolve(cfg)
-        trainer = Trainer(config)
-        if trainer.fabric.is_global_zero:
-            write_atomically(Path(config.run) / "train.yaml", OmegaConf.to_yaml(cfg).encode())
-        trainer.fit()
+        with hold(Path(config.run)) if _first() else nullcontext():
+            trainer = Trainer(config)
+            if trainer.fabric.is_global_zero:
+                write_atomically(Path(config.run) / "train.yaml", OmegaConf.to_yaml(cfg).encode())
+            trainer.fit()
     except CodecError as error:
         _fail(error)
     except OSError as error:  # a disk that is full or gone
@@ -55,25 +60,59 @@ def _run(cfg: DictConfig) -> None:
         _fail(CodecError(f"{where}: the run cannot go on ({error.strerror or error})"))
 
 
-def _as_typed(argument: str) -> str:
-    """An override of a path, quoted so that Hydra takes its letters as they are."""
-    key, equals, value = argument.partition("=")
-    if key not in _PATHS or not equals or value in ("null", "???") or value[:1] in ("'", '"'):
-        return argument
-    escaped = value.replace("'", "\\'")
-    return f"{key}='{escaped}'"
+def _first() -> bool:
+    """Whether this is the first process of a run, before Fabric is asked."""
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
+
+
+def as_typed(arguments: list[str]) -> list[str]:
+    """Overrides whose paths are quoted so that Hydra takes their letters as they are.
+
+    `--data FOLDER` is data.root, whatever the folder is called.
+
+    Raises:
+        ConfigError: no folder follows.
+    """
+    given, rest = [], iter(arguments)
+    for argument in rest:
+        key, equals, value = argument.partition("=")
+        if key == "--data":
+            value = value if equals else next(rest, "")
+            if not value:
+                raise ConfigError("--data needs a folder of audio after it")
+            argument = f"data.root={_quoted(value)}"
+        elif (
+            key in _PATHS
+            and equals
+            and value not in ("null", "???")
+            and value[:1] not in ("'", '"')
+        ):
+            argument = f"{key}={_quoted(value)}"
+        given.append(argument)
+    return given
+
+
+def _quoted(value: str) -> str:
+    """A value of which Hydra and OmegaConf leave every letter as it is."""
+    value = value.replace("${", "\\${")
+    doubled = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
+    return f"'{doubled}'"
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Train a codec.
 
     Args:
-        arguments: Hydra's, such as `data.root=FOLDER steps=20000`; by default the command line's.
+        arguments: `--data FOLDER` and Hydra's, such as `steps=20000`; by default the command line's.
     """
     command = sys.argv
     given = command[1:] if arguments is None else arguments
-    if not {"-m", "--multirun"} & set(given):  # where a comma divides
-        given = [_as_typed(argument) for argument in given]
+    try:
+        if not {"-m", "--multirun"} & set(given):  # where a comma divides
+            given = as_typed(given)
+    except ConfigError as error:
+        _fail(error)
     if not any(argument.startswith("-") for argument in given):
         try:
             compose(given)

@@ -6,14 +6,22 @@ The newest state is `state.pt`, the one before it `state.previous.pt`; a damaged
 import io
 import os
 import pickle
+import zipfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bittern.audio.atomic import write_atomically
-from bittern.errors import ModelError
+from bittern.audio.atomic import is_temporary, write_atomically
+from bittern.errors import ConfigError, ModelError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 NEWEST, PREVIOUS = "state.pt", "state.previous.pt"
 INHERITANCE = "training.pt"  # beside a checkpoint's weights, for fine-tuning
@@ -48,16 +56,9 @@ def load_state(folder: Path) -> tuple[dict[str, Any], str | None] | None:
         if not path.exists():
             continue
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (
-            RuntimeError,
-            EOFError,
-            OSError,
-            ValueError,
-            KeyError,
-            pickle.UnpicklingError,
-        ) as error:
-            failures.append(f"{path} cannot be read ({str(error).splitlines()[0]})")
+            state = _read(path)
+        except ModelError as error:
+            failures.append(str(error))
             continue
         warning = f"{failures[0]}; going on from {name}" if failures else None
         return state, warning
@@ -67,10 +68,12 @@ def load_state(folder: Path) -> tuple[dict[str, Any], str | None] | None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what writes that were killed halfway left in a run's folder."""
+    """Delete what writes that were killed halfway left in a run's folder: names that we make, no others."""
     for place in (folder, folder / "last", folder / "best"):
-        for kind in ("pt", "safetensors", "json", "csv", "yaml"):
-            for path in place.glob(f".*.{kind}*"):
+        if place != folder and place.is_symlink():
+            continue
+        for path in place.glob(".*"):
+            if path.name == f".{PREVIOUS}" or is_temporary(path):
                 path.unlink(missing_ok=True)
 
 
@@ -81,9 +84,54 @@ def save_inheritance(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_inheritance(folder: Path) -> dict[str, Any]:
-    """What was saved beside a checkpoint; empty if nothing was."""
+    """What was saved beside a checkpoint; empty if nothing was.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
     path = folder / INHERITANCE
-    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else {}
+    return _read(path) if path.exists() else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A state; nothing in it is executed, or unpacked to more than its size.
+
+    Raises:
+        ModelError: it is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as parts:
+            unpacked = sum(part.file_size for part in parts.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError("it unpacks to more than its size")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError("it is no state of a run")
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        what = error.strerror if isinstance(error, OSError) else "damaged, or not written by a run"
+        raise ModelError(f"{path}: cannot be read ({what})") from None
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise ModelError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+    return state
+
+
+@contextmanager
+def hold(folder: Path) -> Generator[None]:
+    """Keep other runs out of a run's folder; where its file system has no locks, do not.
+
+    Raises:
+        ConfigError: another run is in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            if fcntl is not None:  # of this process alone: workers do not outlive it with the lock
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise ConfigError(f"{folder}: another run is in it; give another run=FOLDER") from None
+        except OSError:
+            pass
+        yield
 
 
 def fits(given: Any, own: Any) -> bool:

@@ -60,6 +60,8 @@ class Trainer:
             rate,
             cache=data.cache,
             minimum_seconds=data.minimum_seconds,
+            copy=data.copy,
+            workers=data.workers,
             quiet=quiet,
         )
         training, held_out = self.corpus.split(data.validation_share)
