@@ -4,7 +4,7 @@ BASE ?= .venv-base
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo web peers check docs format lint types test test-all lines wheel bench evaluate train clean
+.PHONY: help setup demo web peers check docs format lint types test test-all lines wheel bench evaluate report train clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,7 +35,8 @@ web:  ## Build the page that codes in the browser, into build/web (needs node an
 
 peers:  ## Install the codecs and the browser that some tests use (Debian, as root)
 	apt-get update -qq
-	apt-get install -y -qq opus-tools lame ffmpeg codec2 chromium chromium-driver nodejs npm
+	apt-get install -y -qq opus-tools lame ffmpeg codec2 nodejs npm chromium chromium-driver
+	npm install --silent -g ogg-opus-decoder
 
 format: setup  ## Format the code
 	$(BIN)/ruff format .
@@ -50,7 +51,7 @@ types: setup  ## Check the types
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 test: setup  ## Run the default tests, under 4 minutes
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-all: setup  ## Run all tests, the slow ones too
 	$(BIN)/pytest -m 'slow or not slow'
@@ -76,6 +77,10 @@ docs: setup  ## Write the API reference to build/site
 evaluate: setup  ## Score the default codec beside Opus and others: make evaluate DATA=FOLDER
 	$(BIN)/bittern evaluate $(DATA) --out build/report
 	$(BIN)/bittern evaluate --nasty --out build/report
+
+report: setup  ## The figures of README, page and card from one evaluation: make report DATA=FOLDER LYRA=FOLDER
+	$(BIN)/pip install --quiet ai-edge-litert
+	$(BIN)/python tools/report.py $(DATA) $(if $(LYRA),--lyra $(LYRA))
 
 train: setup  ## Train the default codec: make train DATA=FOLDER
 	$(BIN)/bittern train data.root=$(DATA)

@@ -156,6 +156,11 @@ class NetworkConfig:
         return units + strides + ends + 8 * self.lstm_layers * wide * wide
 
     @property
+    def streamable(self) -> bool:
+        """Whether no step depends on what comes after it."""
+        return self.causal and self.padding is Padding.CONSTANT
+
+    @property
     def stride(self) -> int:
         """Input steps to one frame of latent."""
         return self.stem_stride * math.prod(self.ratios)
@@ -200,6 +205,7 @@ class CodecConfig:
     envelope_floor: float = 1e-3  # least level, of coefficients that are about 1 in typical speech
     envelope_range_db: float = 200.0  # levels of bands further below the loudest count as so far
     counts_stages: bool = False  # the decoder is told how many stages each frame has
+    segment_samples: int = 0  # coded apart, each at its own level (EnCodec 48 kHz); 0: no segments
     encoder: NetworkConfig = field(default_factory=NetworkConfig)
     decoder: NetworkConfig | None = None  # None: the encoder's mirror image
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -238,6 +244,12 @@ class CodecConfig:
                     f"{side} strides by {network.stride} samples (stem_stride times ratios), "
                     f"but hop_length is {self.hop_length}; make them equal",
                 )
+        _require(
+            self.segment_samples >= 0
+            and not (self.segment_samples and (self.lapped or self.streamable)),
+            f"segment_samples is {self.segment_samples}; give 0, or with networks on samples that look "
+            "ahead 1 or more",
+        )
         if self.linear_path is not LinearPath.NONE:
             _require(
                 self.path_components <= self.hop_length * self.channels,
@@ -318,10 +330,24 @@ class CodecConfig:
 
     @property
     def streamable(self) -> bool:
-        return all(
-            network.causal and network.padding is Padding.CONSTANT
-            for network in (self.encoder, self.decoder_network)
+        return self.encoder.streamable and self.decoder_network.streamable
+
+    def refuse_segments(self) -> None:
+        """Refuse what works on one recording as a whole.
+
+        Raises:
+            ConfigError: the model codes in segments.
+        """
+        _require(
+            not self.segment_samples,
+            f"{self.name} codes in segments with levels of their own, which only .ecdc files hold: "
+            "compress to and decompress from .ecdc",
         )
+
+    @property
+    def segment_stride(self) -> int:
+        """Samples from one segment to the next, which lap over by 1 %; 0: no segments."""
+        return self.segment_samples * 99 // 100
 
     @property
     def decoder_field(self) -> int | None:

@@ -79,54 +79,6 @@ def log_mel_distance(
     return (first - second).abs().mean(dim=(-2, -1))
 
 
-def log_spectral_distance(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """Log-spectral distance in dB; 0 is equal.
-
-    The root mean square over frequency of the difference of two log power spectra, averaged over
-    frames. Hann window of 32 ms, hop of a quarter of it, floor of -100 dB. Every frequency and
-    every frame counts the same, so that quiet high bands weigh as much as the voice.
-
-    Args:
-        estimate: [..., T].
-        reference: [..., T].
-        sample_rate: Hz.
-
-    Returns:
-        [...], dB.
-
-    Source: Gray and Markel, "Distance measures for speech processing", IEEE TASSP 24(5), 1976.
-    """
-    _check(estimate, reference)
-    n_fft = _window_samples(sample_rate, seconds=0.032)
-    first, second = (_decibels(_power(signal, n_fft)) for signal in (estimate, reference))
-    return (first - second).square().mean(dim=-2).sqrt().mean(dim=-1)
-
-
-def spectral_spread(estimate: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
-    """How much rougher an estimate's spectrum is than the reference's, in dB; 0 is alike.
-
-    The standard deviation of log magnitudes over nine neighbouring frequencies, averaged over
-    frequencies and frames (windows as in `log_spectral_distance`), of the estimate less that of the
-    reference. Below 0 spectra are too even, as if averaged over what might have been; such speech
-    sounds dull or metallic. Above 0 they are too rough.
-
-    Args:
-        estimate: [..., T].
-        reference: [..., T].
-        sample_rate: Hz.
-
-    Returns:
-        [...], dB.
-    """
-    _check(estimate, reference)
-    n_fft = _window_samples(sample_rate, seconds=0.032)
-    spreads = [
-        _decibels(_power(signal, n_fft)).unfold(-2, 9, 1).std(dim=-1, correction=0)
-        for signal in (estimate, reference)
-    ]
-    return (spreads[0] - spreads[1]).mean(dim=(-2, -1))
-
-
 def stoi(
     estimate: NDArray[np.floating],
     reference: NDArray[np.floating],

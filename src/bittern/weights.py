@@ -1,11 +1,14 @@
 """Networks from the weights of a checkpoint folder and back; folders themselves are `checkpoint.py`."""
 
+import json
+import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor
@@ -13,7 +16,8 @@ from torch.nn.utils import parametrize
 
 from bittern import checkpoint
 from bittern.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint
-from bittern.errors import ModelError
+from bittern.errors import ConfigError, ModelError
+from bittern.model import encodec
 from bittern.model.codec_model import CodecModel
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -37,8 +41,65 @@ def build(found: Checkpoint, device: str | torch.device = "cpu") -> CodecModel:
     with _usual_defaults():
         model = CodecModel(found.config)
         fold_weight_norm(model)
-        _fill(model, state, found.folder)
+        _fill(model, state, found.folder / WEIGHTS_FILE)
     return model.eval().requires_grad_(False).to(device)
+
+
+def import_encodec(source: str, folder: Path) -> CodecModel:
+    """Write a checkpoint folder of EnCodec's weights.
+
+    Args:
+        source: a released `.th` file, a folder with the `config.json` and `model.safetensors` of
+            `transformers`, or the id of such on the Hugging Face Hub, which is then fetched.
+        folder: made if it does not exist.
+
+    Raises:
+        ModelError: there are no such weights, or they are not of EnCodec.
+        ConfigError: huggingface_hub is needed and not installed.
+    """
+    found = _encodec_files(source)
+    try:
+        facts = json.loads((found / CONFIG_FILE).read_text()) if found.is_dir() else None
+        if found.is_dir():
+            state = load_tensors((found / WEIGHTS_FILE).read_bytes())
+        else:
+            state = torch.load(found, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{source}: cannot be read ({reason})") from None
+    try:
+        config, state = encodec.converted(state, facts)
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from None
+    except (AttributeError, TypeError):
+        raise ModelError(f"{source}: holds something else than named weights") from None
+    with _usual_defaults():
+        model = CodecModel(config)
+        fold_weight_norm(model)
+        _fill(model, state, Path(source))
+    save(model, folder)
+    return model
+
+
+def _encodec_files(source: str) -> Path:
+    """A file of weights, or a folder with the files of `transformers`."""
+    path = Path(source)
+    if path.is_file() or (path / CONFIG_FILE).is_file():
+        return path
+    if path.exists() or source.count("/") != 1:
+        raise ModelError(f"{source}: is no file of weights, no folder with them and no id of a hub")
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{source}: no such file; to fetch it from the hub, pip install huggingface_hub"
+        ) from None
+    try:
+        return Path(snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{source}: not had from the hub ({str(error).split(chr(10))[0]})"
+        ) from None
 
 
 def load_into(model: CodecModel, name_or_folder: str | Path) -> None:
@@ -63,7 +124,7 @@ def load_into(model: CodecModel, name_or_folder: str | Path) -> None:
         if key in state:
             module.weight = state.pop(key)  # the parametrization splits it into size and direction
     missing = [k for k in model.state_dict() if k not in state and ".parametrizations." not in k]
-    _fill(model, state, folder, missing=missing, strict=False)
+    _fill(model, state, folder / WEIGHTS_FILE, missing=missing, strict=False)
 
 
 def save(
@@ -172,7 +233,7 @@ def _tell_stages(state: dict[str, Tensor], model: CodecModel) -> None:
 def _fill(
     model: CodecModel,
     state: dict[str, Tensor],
-    folder: Path,
+    source: Path,
     *,
     missing: list[str] | None = None,
     strict: bool = True,
@@ -189,7 +250,7 @@ def _fill(
     ):
         if keys:
             raise ModelError(
-                f"{folder / WEIGHTS_FILE}: {what} {keys[0]!r} ({len(keys)} in all); "
+                f"{source}: {what} {keys[0]!r} ({len(keys)} in all); "
                 f"it does not belong to this {CONFIG_FILE}"
             )
     model.load_state_dict(state, strict=strict)

@@ -17,7 +17,6 @@ def test_the_table_and_its_numbers(tiny_checkpoint, capsys):
         "latency 40 ms: 20 ms frames, 20 ms look-ahead\nmillions of parameters: "
     )
     assert "\nencode, 20 ms pushes" in out
-    assert "\ntrim to a fifth " in out
     assert main([*argv, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["latency_ms"], facts["stages"]) == (40, 8)
@@ -25,7 +24,6 @@ def test_the_table_and_its_numbers(tiny_checkpoint, capsys):
     pushed = {(engine, "decode", "20 ms pushes") for engine in ("torch", "onnx")}
     assert ways >= {*pushed, ("onnx", "encode", "offline"), ("EnCodec 24 kHz", "encode", "offline")}
     assert all(speed["real_time"] > 0 and speed["processor"] > 0 for speed in facts["speeds"])
-    assert facts["trim_real_time"] > 10
     assert facts["resident_mb"] >= facts["resident_start_mb"] > 0
     assert main([*argv, "--stages", "9"]) == 1
     assert "got 9 stages; tiny-test has 1 to 8" in capsys.readouterr().err

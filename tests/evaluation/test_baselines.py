@@ -5,21 +5,19 @@ import re
 import shutil
 import struct
 import subprocess
-import warnings
 from pathlib import Path
 
 import pytest
 import soundfile as sf
-import torch
 
+import bittern
 from bittern.errors import ConfigError
-from bittern.evaluation import baselines, lyra, opus, tools
+from bittern.evaluation import baselines, library, tools
 from bittern.evaluation.clips import Clip, as_pcm16, to_int16
-from bittern.evaluation.files import payload_bytes
-from bittern.evaluation.library import LibraryFamily
 from bittern.evaluation.scores import align, score
 from bittern.evaluation.systems import Row
-from bittern.evaluation.tools import Tool
+from bittern.evaluation.tools import Tool, payload_bytes
+from bittern.metrics import stoi
 
 RATE = 16_000
 
@@ -60,7 +58,7 @@ def test_a_name_gives_its_default_rates_and_a_list_gives_those():
         "opus=",
         "opus=fast",
         "opus=-6",
-        "encodec=5",
+        "encodec",
         "name enc {in} {code} {out}",
         "x: enc {in} {code}",
     ],
@@ -126,7 +124,7 @@ def test_what_is_no_container_counts_whole(tmp_path, data):
 
 @pytest.fixture
 def without_opuscodec(monkeypatch):
-    monkeypatch.setattr(opus, "installed", lambda: False)
+    monkeypatch.setattr(library, "opus_installed", lambda: False)
 
 
 @pytest.mark.peers
@@ -216,7 +214,7 @@ def test_nolace_without_its_package_says_what_to_install(monkeypatch, tmp_path):
 def test_lyra_without_its_networks_says_where_they_are(tmp_path):
     pytest.importorskip("ai_edge_litert", reason="ai-edge-litert is not installed")
     (tmp_path / "quantizer.tflite").touch()
-    said = lyra.family(tmp_path).missing
+    said = library.lyra(tmp_path).missing
     assert said is not None
     assert "lacks soundstream_encoder.tflite and lyragan.tflite; they are in google/lyra" in said
 
@@ -226,7 +224,7 @@ def test_lyra_is_run_from_its_networks(clip):
     """BITTERN_LYRA names a folder of them: lyra/model_coeffs of github.com/google/lyra."""
     if "BITTERN_LYRA" not in os.environ:
         pytest.skip("BITTERN_LYRA does not name a folder of Lyra's networks")
-    family = lyra.family(Path(os.environ["BITTERN_LYRA"]))
+    family = library.lyra(Path(os.environ["BITTERN_LYRA"]))
     assert family.missing is None
     rows = list(family.code(clip, family.systems))
     frames = len(clip.samples) // 320
@@ -242,14 +240,63 @@ def test_lyra_is_run_from_its_networks(clip):
     assert found[2]["pesq_wb"] > 3
 
 
-def test_a_library_that_fails_on_a_clip_says_why(clip):
-    family = LibraryFamily("bad", ("6",), "1", _always_fails)
+OWN = """
+import numpy as np
+
+class Codec:
+    name, rates, sample_rate = "Halves", ("64", "32"), 8000
+
+    def encode(self, samples, sample_rate, rate):
+        if rate == "13":
+            raise RuntimeError("out of luck")
+        assert sample_rate == 8000
+        return np.round(samples * 127).astype(np.int8), rate
+
+    def decode(self, codes):
+        return codes[0] / 127, 8000
+
+    def bits(self, codes):
+        return int(codes[1]) * len(codes[0]) // 8
+"""
+
+
+def test_a_codec_of_ones_own_is_a_file_of_python(clip, tmp_path):
+    path = tmp_path / "halves.py"
+    path.write_text(OWN)
+    low, high = coded(f"{path}=32,64", clip)
+    assert (low.system.name, high.system.name) == ("Halves 32 kbit/s", "Halves 64 kbit/s")
+    assert (low.payload_bytes, high.payload_bytes) == (16_000, 32_000)  # of 4 seconds
+    heard = align(high.samples, clip.samples, RATE).samples
+    assert stoi(heard, clip.samples, RATE, extended=True) > 0.9
+    before = low.system.identity
+    path.write_text(OWN + "# another one")
+    assert baselines.parse(f"{path}=32").systems[0].identity != before
+    family = baselines.parse(f"{path}=13")
     (row,) = family.code(clip, family.systems)
     assert row.failures == {"coding": "RuntimeError: out of luck"}
 
 
-def _always_fails(samples, sample_rate, rate):
-    raise RuntimeError("out of luck")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("1 +", "SyntaxError"), ("", "no attribute 'Codec'"), ("class Codec: rates = ()", "name")],
+)
+def test_a_file_that_is_no_codec_is_one_line(tmp_path, text, said):
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"bad.py: needs a class Codec .*{said}") as told:
+        baselines.parse(str(path))
+    assert "\n" not in str(told.value)
+
+
+def test_a_checkpoint_is_an_opponent_with_the_nearest_codewords(clip, tiny_checkpoint):
+    family = baselines.parse(f"{tiny_checkpoint}=0.6,2.4")
+    assert not family.is_model
+    rows = list(family.code(clip, family.systems))
+    assert [row.system.name for row in rows] == ["tiny-test 2 stages", "tiny-test 8 stages"]
+    codec = bittern.load(tiny_checkpoint, "cpu")
+    data = codec.compress(clip.samples, RATE, stages=8, search_width=1)
+    assert rows[1].file_bytes == len(data)
+    assert (rows[1].samples == codec.decompress(data).wav[0].numpy()).all()
 
 
 @pytest.mark.peers
@@ -286,30 +333,3 @@ def test_codec_2_takes_its_nominal_rate(clip):
         score(align(found.samples, clip.samples, RATE).samples, clip.samples, RATE).values["stoi"]
         > 0.7
     )
-
-
-def test_encodec_without_weights_says_where_they_belong(tmp_path, monkeypatch):
-    pytest.importorskip("encodec", reason="encodec is not installed")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    said = baselines.parse("encodec").missing
-    assert said is not None
-    assert "encodec_24khz-d7cc33bc.th" in said
-    assert str(tmp_path) in said
-
-
-@pytest.mark.peers
-def test_encodec_is_run_with_weights_at_hand_and_its_bytes_are_counted(clip, tmp_path, monkeypatch):
-    encodec = pytest.importorskip("encodec", reason="encodec is not installed")
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its older weight norm
-        model = encodec.EncodecModel.encodec_model_24khz(pretrained=False)
-    path = tmp_path / "hub" / "checkpoints" / "encodec_24khz-d7cc33bc.th"
-    path.parent.mkdir(parents=True)
-    torch.save(model.state_dict(), path)
-    second = Clip("second", clip.samples[:RATE], RATE)
-    low, high = coded("encodec=1.5,6", second)
-    assert (low.payload_bytes, high.payload_bytes) == (75 * 2 * 10 // 8 + 1, 75 * 8 * 10 // 8)
-    assert 40 < low.file_bytes - low.payload_bytes < 80
-    assert len(high.samples) == RATE
-    assert high.system.name == "EnCodec 24 kHz 6 kbit/s"

@@ -30,19 +30,12 @@ def theirs(monkeypatch):
 @pytest.mark.parametrize("seconds", [2.0, 11.1])
 def test_scores_are_those_of_the_package(speech, theirs, seconds):
     samples = np.resize(speech, round(seconds * RATE))
-    opinion, expected = dnsmos(samples), theirs(samples)
-    assert opinion.signal == pytest.approx(expected["sig_mos"], abs=1e-3)
-    assert opinion.background == pytest.approx(expected["bak_mos"], abs=1e-3)
-    assert opinion.overall == pytest.approx(expected["ovrl_mos"], abs=1e-3)
+    assert dnsmos(samples) == pytest.approx(theirs(samples)["ovrl_mos"], abs=1e-3)
 
 
-def test_noise_is_heard_in_the_background_and_speech_cut_to_one_bit_in_the_voice(speech):
+def test_noise_is_heard_and_speech_cut_to_one_bit_more_so(speech):
     noise = np.random.default_rng(0).standard_normal(len(speech))
-    plain, noisy = dnsmos(speech), dnsmos(speech + 0.02 * noise)
-    assert noisy.background < plain.background - 0.5
-    coarse = dnsmos(np.sign(speech) * 0.1)
-    assert coarse.signal < plain.signal - 1
-    assert coarse.overall < noisy.overall < plain.overall
+    assert dnsmos(np.sign(speech) * 0.1) < dnsmos(speech + 0.02 * noise) < dnsmos(speech)
 
 
 @pytest.mark.parametrize("seconds", [0.7, 4.0])

@@ -237,7 +237,7 @@ def test_the_worst_clip_of_each_system_and_metric_is_named(evaluated, report):
             }
             found = system["scores"][metric.key]["worst"]
             assert found["value"] == values[found["clip"]]
-            ranks = sorted(values.values(), key=metric.ranked, reverse=not metric.higher_is_better)
+            ranks = sorted(values.values(), reverse=not metric.higher_is_better)
             assert found["value"] == ranks[0]
             worst.add(found["clip"])
     assert worst == set(CLIPS)

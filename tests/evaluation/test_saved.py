@@ -5,8 +5,8 @@ import pytest
 import soundfile as sf
 
 import bittern
+from bittern.evaluation.cache import _names
 from bittern.evaluation.clips import Clip
-from bittern.evaluation.saved import _names
 
 SYSTEMS = {"tiny-test_2_stages", "tiny-test_8_stages"}
 

@@ -13,8 +13,6 @@ BEST = {
     "visqol": 5.0,
     "si_sdr": 100.0,
     "log_mel": 0.0,
-    "lsd": 0.0,
-    "spread": 0.0,
 }
 KEYS = [metric.key for metric in METRICS]
 
@@ -41,15 +39,11 @@ def test_white_noise_scores_at_the_bottom(speech):
     assert values["estoi"] < 0.1
     assert values["si_sdr"] < -20
     assert values["log_mel"] > 15
-    assert values["lsd"] > 15
 
 
 def test_more_noise_scores_worse_on_every_metric(speech):
     near, far = (score(degraded(speech, level), speech, RATE).values for level in (0.003, 0.03))
     for metric in METRICS:
-        if metric.key == "spread":  # noise fills gaps of speech, and has gaps of its own
-            assert 0 < far["spread"] < 0.5
-            continue
         better = near[metric.key] > far[metric.key]
         assert better == metric.higher_is_better, metric.key
 
@@ -84,7 +78,7 @@ def test_an_estimate_of_any_length_is_cut_or_filled_to_the_reference(speech):
 def test_silence_and_a_clip_too_short_fail_with_a_reason_and_the_rest_is_scored(speech):
     found = score(np.zeros_like(speech), speech, RATE)
     assert set(found.values) | set(found.failures) == set(KEYS)
-    assert {"si_sdr", "log_mel", "lsd"} <= set(found.values)
+    assert {"si_sdr", "log_mel"} <= set(found.values)
     short = speech[8000:10_000]
     found = score(short, short, RATE)
     assert "pesq_wb" in found.failures

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from bittern.evaluation import codebooks, statistics
+from bittern.evaluation import statistics
+from bittern.evaluation.report import codebooks
 
 
 def test_a_mean_lies_inside_its_interval_which_is_near_the_normal_one():
@@ -79,21 +80,21 @@ def test_nothing_in_common_is_no_comparison():
 def test_codes_all_the_same_carry_nothing_and_codes_all_different_carry_all():
     generator = np.random.default_rng(0)
     codes = np.stack([np.zeros(20_000, np.int64), generator.integers(64, size=20_000)])
-    found = codebooks.report([codes[:, :5000], codes[:, 5000:]], 64)
-    assert found.frames == 20_000
-    assert found.bits_per_code == 6
-    still, busy = found.stages
-    assert (still.usage, still.perplexity, still.entropy) == (1 / 64, 1.0, 0.0)
-    assert busy.usage == 1.0
-    assert busy.entropy == pytest.approx(6.0, abs=0.005)
-    assert found.sent_bits == 20_000 * 12
-    assert found.entropy_bits == pytest.approx(20_000 * 6, rel=0.001)
+    found = codebooks([codes[:, :5000], codes[:, 5000:]], 64)
+    assert found["frames"] == 20_000
+    assert found["bits_per_code"] == 6
+    still, busy = found["stages"]
+    assert (still["usage"], still["perplexity"], still["entropy"]) == (1 / 64, 1.0, 0.0)
+    assert busy["usage"] == 1.0
+    assert busy["entropy"] == pytest.approx(6.0, abs=0.005)
+    assert found["sent_bits"] == 20_000 * 12
+    assert found["entropy_bits"] == pytest.approx(20_000 * 6, rel=0.001)
 
 
 def test_entropy_is_corrected_for_a_small_sample():
     true = 10.0
     codes = np.random.default_rng(0).integers(1024, size=(1, 6000))
-    (stage,) = codebooks.report([codes], 1024).stages
+    (stage,) = codebooks([codes], 1024)["stages"]
     counts = np.bincount(codes[0], minlength=1024)
     plain = -sum(c / 6000 * np.log2(c / 6000) for c in counts if c)
-    assert abs(stage.entropy - true) < 0.3 * abs(plain - true)
+    assert abs(stage["entropy"] - true) < 0.3 * abs(plain - true)

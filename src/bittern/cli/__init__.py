@@ -26,6 +26,7 @@ from bittern.cli.models import (
     add_card,
     add_export,
     add_fit_entropy,
+    add_import,
     add_pack,
     add_publish,
     add_push,
@@ -127,6 +128,7 @@ def _parser(argv: list[str]) -> ArgumentParser:
     add_export(commands)
     add_publish(commands)
     add_push(commands)
+    add_import(commands)
     add_card(commands)
     add_pack(commands)
     completion = add_command(

@@ -106,5 +106,5 @@ def _listed(name: str | None) -> list[str]:
 
 def _renamed(path: Path, suffix: str) -> Path:
     """The output's name: another ending in place of one that says what the file is, else one more."""
-    known = is_audio_name(path) or path.suffix.lower() in (".btn", ".raw", ".pcm")
+    known = is_audio_name(path) or path.suffix.lower() in (".btn", ".ecdc", ".raw", ".pcm")
     return path.with_suffix(suffix) if known else path.with_name(path.name + suffix)

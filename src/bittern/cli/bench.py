@@ -73,7 +73,6 @@ def _table(result: "Benchmark") -> str:
         cells = [f"{s.real_time:.1f} ({s.processor:.1f})" if s else "" for s in found]
         lines.append(f"{work + ', ' + way:24}" + "".join(f"{cell:>18}" for cell in cells))
     lines += [
-        f"{'trim to a fifth':24}{result.trim_real_time:12.0f}",
         "",
         f"peak memory {result.resident_mb:.0f} MB, of which {result.resident_start_mb:.0f} MB "
         "before any work",

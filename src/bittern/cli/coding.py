@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from bittern.cli import ecdc
 from bittern.cli.batches import add_files, pair_files
 from bittern.cli.options import (
     Commands,
@@ -31,7 +32,7 @@ from bittern.cli.ports import (
     run_jobs,
     show_progress,
 )
-from bittern.config import DEFAULT_MODEL
+from bittern.config import DEFAULT_MODEL, CodingOptions
 from bittern.errors import CodecError, ConfigError
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ def _compress(args: argparse.Namespace) -> int:
     quiet = args.quiet or len(jobs) > 1
 
     def run(source: str, target: str) -> tuple[str, float]:
+        if target.endswith(ecdc.SUFFIX):
+            options = CodingOptions(**coding_options(args))
+            sound = _audio_input(source, args)
+            return ecdc.compress(codec, sound, target, options, force=args.force)
         receipt = _compress_one(codec, source, target, args, quiet=quiet)
         return _describe_coded(receipt), receipt.seconds
 
@@ -179,7 +184,12 @@ def _decompress(args: argparse.Namespace) -> int:
     quiet = args.quiet or len(jobs) > 1
 
     def run(source: str, target: str) -> tuple[str, float]:
-        receipt = _decompress_one(codecs[makers[source]], source, target, args, quiet=quiet)
+        codec = codecs[makers[source]]
+        if source.endswith(ecdc.SUFFIX):
+            if args.stages or args.start or args.duration is not None or args.recover:
+                raise ConfigError(f"{source}: {ecdc.SUFFIX} files come back whole; give no part")
+            return ecdc.decompress(codec, source, lambda audio: _write(audio, target, args))
+        receipt = _decompress_one(codec, source, target, args, quiet=quiet)
         return _describe_decoded(receipt), receipt.seconds
 
     return run_jobs(jobs, args, run)
@@ -202,8 +212,6 @@ def _maker(source: str) -> str:
 def _decompress_one(
     codec: "Codec", source: str, target: str, args: argparse.Namespace, *, quiet: bool
 ) -> "Receipt":
-    from bittern.audio import streams as audio
-
     with _open_container(source, args) as file:
         stream = codec.decompress_stream(
             file,
@@ -218,13 +226,18 @@ def _decompress_one(
         for gap in stream.lost:
             _say_lost(gap, source, args)
         with show_progress(stream.seconds, unit=" s of audio", quiet=quiet) as bar:
-            watched = _watch(stream, bar)
-            if target != PIPE:
-                audio.write_stream(Path(target), watched, replace=args.force)
-            else:
-                with open_output(target, force=args.force) as pipe:
-                    audio.write_pipe(pipe, watched, raw=args.raw)
+            _write(_watch(stream, bar), target, args)
     return stream.receipt()
+
+
+def _write(stream: "audio.AudioStream", target: str, args: argparse.Namespace) -> None:
+    from bittern.audio import streams as audio
+
+    if target != PIPE:
+        audio.write_stream(Path(target), stream, replace=args.force)
+        return
+    with open_output(target, force=args.force) as pipe:
+        audio.write_pipe(pipe, stream, raw=args.raw)
 
 
 @contextmanager

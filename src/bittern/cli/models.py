@@ -49,6 +49,7 @@ def add_fit_entropy(commands: Commands) -> None:
 
 
 def _fit_entropy(args: argparse.Namespace) -> int:
+    from bittern import checkpoint
     from bittern.audio.atomic import write_atomically
     from bittern.codec import load
     from bittern.format.entropy import ENTROPY_FILE
@@ -70,6 +71,7 @@ def _fit_entropy(args: argparse.Namespace) -> int:
         lambda stage, bits: _say(args, f"stage {stage + 1}: {bits:.2f} bits per code"),
     ).to_bytes()
     path = codec.folder / ENTROPY_FILE
+    checkpoint.retire_entropy(codec.folder)
     write_atomically(path, data)
     print(f"{path}: {len(data)} bytes")
     return 0
@@ -140,6 +142,30 @@ def _push(args: argparse.Namespace) -> int:
     if not (folder / "README.md").exists():
         _say(args, f"{folder}: has no README.md; write one with `bittern card`")
     print(checkpoint.push(folder, args.repository, private=args.private))
+    return 0
+
+
+def add_import(commands: Commands) -> None:
+    command = add_command(
+        commands, "import", _import, "make a checkpoint of weights that EnCodec released"
+    )
+    command.add_argument("kind", choices=["encodec"], help="whose weights")
+    command.add_argument(
+        "source",
+        metavar="FILE_OR_FOLDER_OR_ID",
+        help="encodec_24khz-d7cc33bc.th, a folder of `transformers`, or facebook/encodec_24khz",
+    )
+    command.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+
+
+def _import(args: argparse.Namespace) -> int:
+    from bittern import checkpoint, weights
+
+    config = weights.import_encodec(args.source, args.out).config
+    if config.sample_rate == 32_000:
+        _say(args, "facebook/encodec_32khz is under CC-BY-NC 4.0: for use that is not commercial")
+    fingerprint = checkpoint.load(args.out).fingerprint.hex()
+    print(f"{args.out}: {config.name}, {config.quantizer.stages} stages, fingerprint {fingerprint}")
     return 0
 
 

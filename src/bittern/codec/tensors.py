@@ -17,11 +17,14 @@ from bittern.audio import streams as audio
 from bittern.codec.files import FileCodec
 from bittern.config import SEARCH_WIDTH, CodingOptions, whole_number
 from bittern.errors import ConfigError
+from bittern.format import ecdc
+from bittern.format.ecdc import EcdcSegment
 from bittern.model import Codes, Waveform, rate
 from bittern.model.allocation import tradeoff_for
 from bittern.model.arguments import ArrayLike, as_codes, as_lengths, as_samples, as_wav, check_wav
 from bittern.model.codec_model import CodecModel
 from bittern.model.engine import TorchEngine, search
+from bittern.model.segments import Segment, decode_segments, encode_segments
 
 
 class Audio(NamedTuple):
@@ -240,6 +243,45 @@ class Codec(FileCodec):
         stream = self.decompress_stream(io.BytesIO(data), "data", **options)
         samples = audio.gather(stream.blocks, stream.channels)
         return Audio(torch.from_numpy(np.ascontiguousarray(samples)), stream.sample_rate)
+
+    def compress_ecdc(self, wav: Tensor, *, stages: int) -> bytes:
+        """The bytes of an `.ecdc` file, as the `encodec` package writes them without language model.
+
+        Args:
+            wav: floats [C, T] at `sample_rate`, in -1..1.
+            stages: 1 to K.
+
+        Raises:
+            ConfigError: the model is none whose files the package knows.
+        """
+        if self.config.name not in ecdc.MODELS:
+            raise ConfigError(
+                f".ecdc files are of {' and '.join(ecdc.MODELS)}; {self.config.name} writes .btn files"
+            )
+        found = encode_segments(self.model, wav[None].to(self.device, torch.float32), stages)
+        parts = [
+            EcdcSegment(codes[0].cpu().numpy(), None if level is None else float(level))
+            for codes, level in found
+        ]
+        return ecdc.write(self.config, wav.shape[-1], parts, stages)
+
+    def decompress_ecdc(self, data: bytes, name: str = "data") -> Audio:
+        """Bring the bytes of an `.ecdc` file back.
+
+        Raises:
+            FormatError: it is none, is cut short, or needs the language model.
+            ModelMismatchError: made with another model.
+        """
+        samples, parts = ecdc.read(data, name, self.config)
+        segments = [
+            Segment(
+                torch.from_numpy(codes)[None].to(self.device),
+                None if level is None else torch.tensor([[level]], device=self.device),
+            )
+            for codes, level in parts
+        ]
+        wav = decode_segments(self.model, segments, samples)
+        return Audio(wav[0].cpu(), self.sample_rate)
 
 
 def _outside(lengths: Sequence[int], longest: int, device: torch.device) -> Tensor:

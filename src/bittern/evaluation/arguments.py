@@ -95,8 +95,9 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME[=KBPS,...]",
-        help=f"{', '.join(BASELINES)}, such as opus=6,12, or any command: "
-        "'name: enc {in} {code} && dec {code} {out}'; may be given several times "
+        help=f"{', '.join(BASELINES)}, such as opus=6,12; a checkpoint's folder; a file of Python "
+        "with a class Codec; or any command: 'name: enc {in} {code} && dec {code} {out}'; may be "
+        "given several times "
         f"(default: {', '.join(TOOLS)} at low rates)",
     )
     parser.add_argument(

@@ -1,14 +1,17 @@
-"""Codecs to compare with. To add one: a command to `TOOLS`, or a line to `BASELINES`.
+"""Codecs to compare with, and the one place to add the next: a line in `TOOLS` or `BASELINES`.
 
 Each codes and decodes for real, and the bitrate is what its file holds.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
+from bittern import checkpoint
 from bittern.errors import ConfigError
-from bittern.evaluation import encodec, opus
-from bittern.evaluation.systems import Family
+from bittern.evaluation import library
+from bittern.evaluation.systems import Family, model_family
 from bittern.evaluation.tools import Tool, ToolFamily
 
 # Encoders stand at their own defaults (for Opus: variable rate, complexity 10), but for mono.
@@ -19,7 +22,7 @@ TOOLS = {
         " && opusdec --quiet --no-dither --rate {sample_rate} {code} {out}",
         suffix=".opus",
         package="opus-tools",
-        rates=opus.RATES,
+        rates=library.OPUS_RATES,
         about="opusenc --version",
         libraries=("libopus",),
     ),
@@ -28,7 +31,7 @@ TOOLS = {
         "opusenc --quiet --set-ctl-int 4008=1103 --bitrate {rate} {in} {code}"
         " && node {nolace} {code} {out}",
         suffix=".opus",
-        package="opus-tools",
+        package="opus-tools and nodejs",
         rates=("6", "8", "9", "12"),
         about="opusenc --version && node {nolace} --version",
         libraries=("libopus", "ogg-opus-decoder"),
@@ -69,36 +72,54 @@ def _tool(name: str, rates: Sequence[str] | None) -> Family:
 
 def _opus(rates: Sequence[str] | None) -> Family:
     """By a current libopus, if its package is installed; otherwise by opusenc with its own."""
-    return opus.family(rates) if opus.installed() else _tool("opus", rates)
+    return library.opus(rates) if library.opus_installed() else _tool("opus", rates)
 
 
 # All that can be asked for by name; makes a family of the rates asked for (kbit/s), or of its own.
 BASELINES: dict[str, Callable[[Sequence[str] | None], Family]] = {
     **{name: functools.partial(_tool, name) for name in TOOLS},
     "opus": _opus,
-    "encodec": encodec.family,
 }
 
 
 def parse(text: str) -> Family:
-    """A family from the command line: `opus`, `opus=6,12` or `'name: enc {in} {code} && ...'`.
+    """A family from the command line.
+
+    Args:
+        text: `opus`, `opus=6,12`, `mycodec.py=1.5,3` (see `library.py`), a checkpoint's folder such as
+            `encodec=6`, or `'name: enc {in} {code} && dec {code} {out}'`.
 
     Raises:
-        ConfigError: neither form, an unknown name, or a bad rate.
+        ConfigError: none of these, an unknown name, or a bad rate.
+        ModelError: a checkpoint that cannot be loaded.
     """
     if "{" in text:
         return _parse_command(text)
     name, equals, listed = text.partition("=")
-    if name not in BASELINES:
-        raise ConfigError(
-            f"baseline {name!r} is not known; give {', '.join(BASELINES)} or "
-            "'name: enc {in} {code} && dec {code} {out}'"
-        )
+    path = Path(name)
     rates = [rate.strip() for rate in listed.split(",")] if equals else None
     for rate in rates or ():
         if not rate.replace(".", "", 1).isdigit() or float(rate) <= 0:
             raise ConfigError(f"baseline {text!r}: {rate!r} is not a rate in kbit/s")
-    return BASELINES[name](rates)
+    if name in BASELINES:
+        return BASELINES[name](rates)
+    if path.suffix == ".py" and path.is_file():
+        return library.from_file(path, rates)
+    if (path / checkpoint.CONFIG_FILE).is_file():
+        return _checkpoint(path, rates)
+    raise ConfigError(
+        f"baseline {name!r} is not known; give {', '.join(BASELINES)}, a file of Python, a "
+        "checkpoint's folder, or 'name: enc {in} {code} && dec {code} {out}'"
+    )
+
+
+def _checkpoint(folder: Path, rates: Sequence[str] | None) -> Family:
+    """Another codec's weights in Bittern, coded as it does: the nearest codeword at each stage."""
+    config = checkpoint.read_config(folder)
+    stages = [config.stages_for(float(rate)) for rate in rates] if rates else None
+    return replace(
+        model_family(str(folder), stages, search_width=1), name=config.name, is_model=False
+    )
 
 
 def _parse_command(text: str) -> ToolFamily:

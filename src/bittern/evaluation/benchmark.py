@@ -6,7 +6,6 @@ Without torch engine onnx is measured alone.
 
 import contextlib
 import importlib.util
-import io
 import resource
 import statistics
 import sys
@@ -21,8 +20,6 @@ from numpy.typing import NDArray
 
 from bittern import codec as codecs
 from bittern.config import SEARCH_WIDTH
-from bittern.format import edit as editing
-from bittern.format.container import Reader
 
 PEER = "EnCodec 24 kHz"
 _ROUNDS = 5
@@ -56,7 +53,6 @@ class Benchmark:
     parameters: dict[str, int]  # of the networks, and of the codebooks that are used
     mega_macs: dict[str, float]  # multiplications a second of audio, in millions; with torch only
     speeds: list[Speed]
-    trim_real_time: float  # of a file to the stages of a fifth of its bitrate, by the clock
     resident_mb: float  # of the process at its peak
     resident_start_mb: float  # of it before any work: Python, engines and the weights
 
@@ -100,30 +96,28 @@ def run(
     }
     main = found[names[0]]
     kbps = main.bitrate_kbps(stages)  # refuses stages that it does not have
-    stages = main.stages if stages is None else stages
+    coded = main.stages if stages is None else stages
     before = _peak_mb()
     tasks: dict[tuple[str, str, str], Task] = {}
     with _one_thread(torch):
         for name, codec in found.items():
             codec.share_threads(1_000)
-            for (work, way), task in _tasks(codec, seconds, stages, search_width).items():
+            for (work, way), task in _tasks(codec, seconds, coded, search_width).items():
                 tasks[name, work, way] = task
         if torch and importlib.util.find_spec("encodec"):
             tasks |= _peer_tasks(seconds)
         clocked = _clock(tasks, seconds)
-        trimmed = _trim_speed(main, seconds, stages)
     return Benchmark(
         model=main.config.name,
         device=str(main.device),
-        stages=stages,
+        stages=coded,
         search_width=search_width,
         kbps=kbps,
         frame_ms=1000 / main.frame_rate,
         lookahead_ms=1000 * main.config.delay / main.sample_rate,
-        parameters=_parameters(main, stages),
+        parameters=_parameters(main, coded),
         mega_macs=_mega_macs(found["torch"]) if "torch" in found else {},
         speeds=clocked,
-        trim_real_time=trimmed,
         resident_mb=_peak_mb(),
         resident_start_mb=before,
     )
@@ -221,15 +215,6 @@ def _clock(tasks: dict[tuple[str, str, str], Task], seconds: float) -> list[Spee
         )
         speeds.append(Speed(engine=engine, work=work, way=way, real_time=wall, processor=processor))
     return speeds
-
-
-def _trim_speed(codec: Any, seconds: float, stages: int) -> float:
-    data = codec.compress(_sound(codec, seconds)[0], codec.sample_rate, stages=stages)
-
-    def trim() -> None:
-        editing.trim(Reader(io.BytesIO(data), "bench"), io.BytesIO(), max(stages // 5, 1))
-
-    return _clock({("", "", ""): trim}, seconds)[0].real_time
 
 
 def _parameters(codec: Any, stages: int) -> dict[str, int]:

@@ -10,10 +10,12 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import soundfile as sf
@@ -69,6 +71,37 @@ class Cache:
             temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_audio(
+    clips: Sequence[Clip], systems: Sequence[System], store: Cache, folder: Path
+) -> None:
+    """Write what was decoded as WAV files, for scorers that are not here, such as VERSA.
+
+        folder/original/clip.wav  folder/speech-16khz_8_stages/clip.wav  folder/Opus_6_kbit_s/clip.wav
+
+    All are aligned with the original and as long. Versions of a clip have one name, as VERSA tells clips
+    by their file's name alone, whatever the folder.
+    """
+    for clip, name in zip(clips, _names(clips), strict=True):
+        rows = [(system.name, store.get(clip, system)) for system in systems]
+        versions = [(_plain(version), row.samples) for version, row in rows if row is not None]
+        for version, samples in [("original", clip.samples), *versions]:
+            path = folder / version / f"{name}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sf.write(path, to_int16(samples), clip.sample_rate, "PCM_16")
+
+
+def _names(clips: Sequence[Clip]) -> list[str]:
+    """A name of its own for each clip, without folders."""
+    names = [_plain(PurePosixPath(clip.name).with_suffix("").as_posix()) for clip in clips]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{number:04}_{name}" for number, name in enumerate(names)]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_")
 
 
 def default_folder() -> Path:

@@ -7,7 +7,6 @@ of YAML between `---` at its top (license, datasets, language) go to the card's,
 
 import json
 from pathlib import Path
-from typing import Any
 
 from bittern import checkpoint
 from bittern.audio.atomic import write_atomically
@@ -20,7 +19,6 @@ _HUB = (
     *("library_name: bittern", "pipeline_tag: audio-to-audio"),
     "tags: [audio-codec, audio-tokenizer, speech, residual-vector-quantization]",
 )
-_SHOWN = ("pesq_wb", "estoi", "visqol", "dnsmos", "plcmos", "si_sdr", "log_mel")
 
 
 def write_card(folder: Path, report_file: Path) -> Path:
@@ -70,10 +68,9 @@ def write_card(folder: Path, report_file: Path) -> Path:
         "",
         "## Scores",
         "",
-        *_table(document, ours),
+        *tables.markdown_rows(document, ours, by="setting"),
         "",
-        f"Means over {len(document['clips'])} clips with 95 % bootstrap intervals, at measured "
-        f"bitrates, by `{document['command']}`.",
+        f"{tables.about(document)} By `{document['command']}`.",
         "",
         *_nasty(report_file.with_name(nasty.FILE), loaded.fingerprint.hex()),
         notes.strip(),
@@ -99,23 +96,16 @@ def _nasty(file: Path, fingerprint: str) -> list[str]:
     models = [model for model in found["models"] if fingerprint in model["identity"]]
     if not models:
         raise CodecError(f"{file} has no model with the weights {fingerprint}; make it anew")
-    (model, *_) = models
-    broken = [
-        sound for sound in model["sounds"] if any(r["faults"] for r in sound["results"].values())
-    ]
+    lines = nasty.broken(found | {"models": models[:1]})
+    sounds, settings = models[0]["sounds"], ", ".join(models[0]["settings"])
     return [
         "## Nasty sounds",
         "",
-        f"Of {len(model['sounds'])} sounds that recordings may contain {len(broken)} come back broken at "
-        f"one of these settings at least: {', '.join(model['settings'])}. By `{found['command']}`; what "
-        "counts as broken is in docs/evaluation.md.",
+        f"{len(sounds)} sounds that recordings may contain, at {settings} each, by `{found['command']}`; "
+        f"what counts as broken is in docs/evaluation.md. Broken: {len(lines) or 'none'}.",
         "",
-        "<details><summary>Sound by sound, settings side by side</summary>",
-        "",
-        *nasty.as_markdown(model),
-        "",
-        "</details>",
-        "",
+        *(f"- {line}" for line in lines),
+        *[""][: len(lines)],
     ]
 
 
@@ -124,15 +114,3 @@ def _decodes(loaded: checkpoint.Checkpoint) -> list[str]:
         return []
     earlier = ", ".join(f"`{fingerprint.hex()}`" for fingerprint in loaded.decodes)
     return [f"| decodes files of | {earlier}: earlier weights, with another decoder |"]
-
-
-def _table(document: dict[str, Any], systems: list[dict[str, Any]]) -> list[str]:
-    metrics = [m for m in document["metrics"] if m["key"] in _SHOWN]
-    rows = [
-        "| stages | kbit/s | " + " | ".join(m["label"] for m in metrics) + " |",
-        "|---|---:|" + "---:|" * len(metrics),
-    ]
-    for system in sorted(systems, key=lambda entry: entry["kbps"]):
-        cells = " | ".join(tables.interval(system, metric) for metric in metrics)
-        rows.append(f"| {system['setting']} | {system['kbps']:.2f} | {cells} |")
-    return rows

@@ -137,22 +137,6 @@ def _model_as_text(model: Document) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(model: Document) -> list[str]:
-    """The table of one model for a card, settings side by side in each cell."""
-    lines = [
-        "| sound | peak, x input | energy, x input | ESTOI, or level of tones in dB | Hz off | broken |",
-        "|---|---|---|---|---:|---|",
-    ]
-    for sound in model["sounds"]:
-        results = sound["results"].values()
-        cells = [" ".join(_ratio(r[key]) for r in results) for key in ("peak", "energy")]
-        cells.append(" ".join(filter(None, (_third(result) for result in results))))
-        faults = [fault for result in results for fault in result["faults"]]
-        cells += [_hertz(results), faults[0] if faults else ""]
-        lines.append(f"| {sound['name']} | " + " | ".join(cells) + " |")
-    return lines
-
-
 def _ratio(value: float | None) -> str:
     if value is None:
         return "inf"

@@ -14,7 +14,7 @@ import functools
 import importlib
 import io
 from importlib.resources import files
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,23 +25,11 @@ if TYPE_CHECKING:
 
 RATE = 16_000  # Hz
 _SECONDS = 9.01  # that the network hears at once, from one second on, the next, and so on
-_POLYNOMIALS = (  # of signal, background and overall, the highest power first
-    (-0.08397278, 1.22083953, 0.0052439),
-    (-0.13166888, 1.60915514, -0.39604546),
-    (-0.06766283, 1.11546468, 0.04602535),
-)
+_OVERALL = (-0.06766283, 1.11546468, 0.04602535)  # polynomial, the highest power first
 
 
-class Opinion(NamedTuple):
-    """Mean opinion scores, 1 to 5."""
-
-    signal: float  # of the voice alone
-    background: float  # 5: nothing intrudes
-    overall: float
-
-
-def dnsmos(samples: NDArray[np.floating]) -> Opinion:
-    """What listeners would say of speech at 16 kHz, [T]; short speech is repeated, up to 9 s.
+def dnsmos(samples: NDArray[np.floating]) -> float:
+    """Mean opinion score, 1 to 5, of speech at 16 kHz, [T], all in all; short speech is repeated.
 
     Raises:
         ValueError: there are no samples.
@@ -57,13 +45,8 @@ def dnsmos(samples: NDArray[np.floating]) -> Opinion:
     shifts, counts = np.unique([start % len(samples) for start in starts], return_counts=True)
     network = _network("dnsmos_models", "sig_bak_ovr.onnx")
     outputs = [network.run(None, {"input_1": heard[None, s : s + length]})[0] for s in shifts]
-    rows = np.concatenate([np.asarray(output, dtype=np.float64) for output in outputs])
-    return Opinion(
-        *(
-            float(np.average(np.polyval(polynomial, column), weights=counts))
-            for polynomial, column in zip(_POLYNOMIALS, rows.T, strict=True)
-        )
-    )
+    raw = np.asarray(outputs, np.float64)[:, 0, 2]  # after those of the voice and the background
+    return float(np.average(np.polyval(_OVERALL, raw), weights=counts))
 
 
 def plcmos(samples: NDArray[np.floating], raters: int = 5) -> float:

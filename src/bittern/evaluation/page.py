@@ -9,9 +9,7 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,23 +20,14 @@ from bittern.errors import ConfigError
 from bittern.evaluation.cache import Cache
 from bittern.evaluation.clips import Clip, to_int16
 from bittern.evaluation.plots import colours
-from bittern.evaluation.systems import Family, System
+from bittern.evaluation.systems import Family, ModelFamily, System
 
-STAGES = (4, 8, 16, 32)  # of a model's settings, those to hear
+STAGES, MOST = (4, 8, 16, 32), 6  # of a model's settings, those to hear; of its bitrates
 SCRIPTS = ("plot.js", "spectrogram.js", "player.js", "rows.js", "blind.js", "page.js")
 _FORMATS = {  # libsndfile's container and coding, media type
     "flac": ("FLAC", "PCM_16", "audio/flac"),
     "opus": ("OGG", "OPUS", "audio/ogg"),
-    "wav": ("WAV", "PCM_16", "audio/wav"),
 }
-
-
-@dataclass(frozen=True)
-class PageOptions:
-    clips: int = 10
-    seconds: float = 7.0  # of each clip, from its start
-    audio: str = "flac"
-    beside: bool = False  # audio in files beside the page, not in it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,20 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--page-audio",
         choices=sorted(_FORMATS),
         default="flac",
-        help="flac and wav are exact; opus is smaller, at a rate far above what is compared, but "
+        help="flac is exact; opus is smaller, at a rate far above what is compared, but "
         "older Safari does not play it (default: flac)",
     )
-    parser.add_argument(
-        "--page-files",
-        action="store_true",
-        help="put audio in files beside the page; it must then be opened over HTTP",
-    )
 
 
-def options(args: argparse.Namespace) -> PageOptions:
+def check(args: argparse.Namespace) -> None:
+    """Refuse what no page can have."""
     if args.page_clips < 0 or args.page_seconds <= 0:
         raise ConfigError("--page-clips must be 0 or more and --page-seconds above 0")
-    return PageOptions(args.page_clips, args.page_seconds, args.page_audio, args.page_files)
 
 
 def write(
@@ -77,45 +61,36 @@ def write(
     clips: Sequence[Clip],
     families: Sequence[Family],
     store: Cache,
-    out: Path,
-    wanted: PageOptions,
+    args: argparse.Namespace,
 ) -> None:
-    """Write index.html (and audio/ where files beside it are wanted).
-
-    Args:
-        document: of `report.document`.
-        clips: that it is about.
-        families: that it is about.
-        store: where the decoded audio is.
-        out: folder to write to.
-        wanted: what to show.
-    """
+    """Write index.html of a report's `document` into `args.out`; `store` has the decoded audio."""
     shown = audible(families, document)
     heard = []
-    for number, clip in enumerate(clips[: wanted.clips]):
-        versions = [{"system": None, "audio": _audio(clip, clip.samples, wanted, out, f"{number}")}]
-        for index, system in enumerate(shown):
+    for clip in clips[: args.page_clips]:
+        versions = [{"system": None, "audio": _audio(clip, clip.samples, args)}]
+        for system in shown:
             row = store.get(clip, system)
             if row is not None:
-                name = f"{number}-{index + 1}"
-                audio = _audio(clip, row.samples, wanted, out, name)
-                versions.append({"system": system.name, "audio": audio})
+                versions.append({"system": system.name, "audio": _audio(clip, row.samples, args)})
         heard.append({"clip": clip.name, "versions": versions})
     data = document | {"heard": heard, "colours": colours(document)}
-    with atomic_path(out / "index.html") as path:
+    with atomic_path(args.out / "index.html") as path:
         path.write_text(_assemble(data), encoding="utf-8")
 
 
 def audible(families: Sequence[Family], document: dict[str, Any]) -> list[System]:
-    """Each model at 4, 8, 16, 32 stages (or its last settings), and each baseline's nearest to these."""
+    """Of each model its bitrates, else 4, 8, 16, 32 stages; of each baseline the nearest to these.
+
+    A model with losses, or by stages where there is the same by bitrate, is not heard.
+    """
     rates = {system["name"]: system["kbps"] for system in document["systems"]}
+    models = [family for family in families if family.is_model]
+    asked = [f for f in models if isinstance(f, ModelFamily) and f.bitrates and f.loss is None]
     chosen: list[System] = []
-    for family in families:
-        if family.is_model:
-            labels = {f"{count} stages" for count in STAGES}
-            chosen += [s for s in family.systems if s.setting in labels] or family.systems[
-                -len(STAGES) :
-            ]
+    for family in asked or models:
+        labels = {f"{count} stages" for count in STAGES}
+        heard = () if asked else [s for s in family.systems if s.setting in labels]
+        chosen += heard or family.systems[-MOST:]
     targets = [rates[system.name] for system in chosen]
     for family in families:
         if family.is_model:
@@ -129,18 +104,13 @@ def audible(families: Sequence[Family], document: dict[str, Any]) -> list[System
     return chosen
 
 
-def _audio(clip: Clip, samples: np.ndarray, wanted: PageOptions, out: Path, name: str) -> str:
-    """A URL: the excerpt itself, or where it was written."""
-    container, coding, media_type = _FORMATS[wanted.audio]
-    excerpt = samples[: round(wanted.seconds * clip.sample_rate)]
+def _audio(clip: Clip, samples: np.ndarray, args: argparse.Namespace) -> str:
+    """The excerpt as a URL."""
+    container, coding, media_type = _FORMATS[args.page_audio]
+    excerpt = samples[: round(args.page_seconds * clip.sample_rate)]
     file = io.BytesIO()
     sf.write(file, to_int16(excerpt), clip.sample_rate, coding, format=container)
-    if not wanted.beside:
-        return f"data:{media_type};base64,{base64.b64encode(file.getvalue()).decode()}"
-    path = out / "audio" / f"{name}.{wanted.audio}"
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(file.getvalue())
-    return path.relative_to(out).as_posix()
+    return f"data:{media_type};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _assemble(data: dict[str, Any]) -> str:

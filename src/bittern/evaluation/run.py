@@ -25,12 +25,11 @@ from bittern.evaluation import (
     baselines,
     cache,
     clips,
-    lyra,
+    library,
     nasty,
     page,
     plots,
     report,
-    saved,
     scores,
     tables,
     workers,
@@ -72,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: an argument is wrong.
         ModelError: a model cannot be loaded.
     """
-    say = _silent if args.quiet else _to_stderr
+    say = (lambda _: None) if args.quiet else _to_stderr
     _require_packages()
+    page.check(args)
     if args.jobs < 1:
         raise ConfigError(f"--jobs is {args.jobs}; give 1 or more")
     if bool(args.inputs) == bool(args.nasty):
@@ -217,7 +217,7 @@ def _tools(args: argparse.Namespace) -> tuple[list[Family], list[str]]:
     """The baselines that can run, and what to say of those that cannot."""
     asked = [] if args.no_baselines else args.baseline or list(TOOLS)
     families = [baselines.parse(text) for text in asked]
-    families += [lyra.family(args.lyra)] if args.lyra else []
+    families += [library.lyra(args.lyra)] if args.lyra else []
     names = [family.name for family in families]
     for name in names:
         if names.count(name) > 1:
@@ -243,9 +243,9 @@ def _write(
             path.write_text(text, encoding="utf-8")
     if args.save_audio:
         systems = [system for family in families for system in family.systems]
-        saved.save(usable, systems, store, args.save_audio)
+        cache.save_audio(usable, systems, store, args.save_audio)
     plots.write(document, args.out)
-    page.write(document, usable, families, store, args.out, page.options(args))
+    page.write(document, usable, families, store, args)
 
 
 def _tell(
@@ -289,7 +289,3 @@ def _without_folders(argument: str) -> str:
 
 def _to_stderr(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201 (the command's own talk)
-
-
-def _silent(text: str) -> None:
-    del text

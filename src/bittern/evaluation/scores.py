@@ -19,13 +19,7 @@ from bittern.audio import stress
 from bittern.evaluation import opinions
 from bittern.evaluation.clips import Clip
 from bittern.evaluation.systems import Row
-from bittern.metrics import (
-    log_mel_distance,
-    log_spectral_distance,
-    si_sdr,
-    spectral_spread,
-    stoi,
-)
+from bittern.metrics import log_mel_distance, si_sdr, stoi
 
 if TYPE_CHECKING:
     from visqol import VisqolApi
@@ -45,13 +39,9 @@ class Metric:
     key: str
     label: str
     unit: str
-    higher_is_better: bool | None  # None: the nearer to 0 the better
+    higher_is_better: bool
     decimals: int
     measure: Measure
-
-    def ranked(self, value: float) -> float:
-        """What decides which of two values is better: the higher one, or else the lower."""
-        return abs(value) if self.higher_is_better is None else value
 
     @property
     def about(self) -> dict[str, Any]:
@@ -181,13 +171,11 @@ METRICS = (
     Metric("stoi", "STOI", "", True, 3, functools.partial(stoi, extended=False)),
     Metric("estoi", "ESTOI", "", True, 3, functools.partial(stoi, extended=True)),
     Metric("visqol", "ViSQOL speech", "MOS", True, 2, _visqol),
-    Metric("dnsmos", "DNSMOS", "MOS", True, 2, _opinion(lambda s: opinions.dnsmos(s).overall)),
+    Metric("dnsmos", "DNSMOS", "MOS", True, 2, _opinion(opinions.dnsmos)),
     Metric("plcmos", "PLCMOS", "MOS", True, 2, _opinion(opinions.plcmos)),
     *_distillmos(),
     Metric("si_sdr", "SI-SDR", "dB", True, 1, _torch_metric(si_sdr, rated=False)),
     Metric("log_mel", "Log-mel distance", "dB", False, 2, _torch_metric(log_mel_distance)),
-    Metric("lsd", "Log-spectral distance", "dB", False, 2, _torch_metric(log_spectral_distance)),
-    Metric("spread", "Spectral spread", "dB", None, 2, _torch_metric(spectral_spread)),
 )
 
 

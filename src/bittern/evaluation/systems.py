@@ -133,7 +133,7 @@ class ModelFamily:
     def systems(self) -> tuple[System, ...]:
         what = f"bittern {self.fingerprint} search {self.search_width}"
         lost = f" loss {self.loss.rate} {self.loss.mean_burst}" if self.loss else ""
-        settings = [(_stages_label(count), str(count)) for count in self.stages] or [
+        settings = [(f"{count} stage{'s' * (count > 1)}", str(count)) for count in self.stages] or [
             (f"{rate:.1f} kbit/s", f"average {rate} kbit/s") for rate in self.bitrates
         ]
         return tuple(System(self.name, label, f"{what} {key}{lost}") for label, key in settings)
@@ -236,10 +236,6 @@ def trimmed(data: bytes, stages: int) -> bytes:
     out = io.BytesIO()
     editing.trim(bitstream.Reader(io.BytesIO(data), "codec"), out, stages)
     return out.getvalue()
-
-
-def _stages_label(count: int) -> str:
-    return "1 stage" if count == 1 else f"{count} stages"
 
 
 @functools.lru_cache(maxsize=2)

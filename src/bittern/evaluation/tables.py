@@ -39,14 +39,16 @@ def as_text(document: Document) -> str:
     """A table for the terminal: one line a system, by measured bitrate."""
     shown = [metric for metric in document["metrics"] if metric["key"] != "stoi"]
     width = max(len(system["name"]) for system in document["systems"])
-    lines = [f"{'':{width}} {'kbit/s':>7} " + " ".join(f"{_short(m['label']):>8}" for m in shown)]
+    lines = [
+        f"{'':{width}} {'kbit/s':>7} " + " ".join(f"{m['label'].split()[0][:8]:>8}" for m in shown)
+    ]
     for system in _by_bitrate(document):
         cells = []
         for metric in shown:
             value = system["scores"].get(metric["key"], {}).get("mean", math.nan)
             cells.append(f"{value:8.{metric['decimals']}f}" if value == value else f"{'-':>8}")
         lines.append(f"{system['name']:{width}} {system['kbps']:7.2f} " + " ".join(cells))
-    return "\n".join([*lines, "", _versions(document)])
+    return "\n".join([*lines, "", versions(document)])
 
 
 def worst_as_text(document: Document) -> str:
@@ -82,47 +84,49 @@ def _with_clip(entry: Document | None) -> str:
 
 def as_markdown(document: Document) -> str:
     """The same for a README, with intervals."""
+    said = f"{about(document)} {versions(document)}"
+    return "\n".join([*markdown_rows(document, document["systems"]), "", said]) + "\n"
+
+
+def markdown_rows(
+    document: Document, systems: list[Document], *, intervals: bool = True, by: str = "name"
+) -> list[str]:
+    """A table of some of the systems, by bitrate; each is called by its `name` or its `setting`."""
     shown = [metric for metric in document["metrics"] if metric["key"] in _IN_MARKDOWN]
-    seconds = sum(clip["seconds"] for clip in document["clips"])
     lines = [
-        "| codec | kbit/s | " + " | ".join(metric["label"] for metric in shown) + " |",
+        f"| {'codec' if by == 'name' else 'coded with'} | kbit/s | "
+        + " | ".join(metric["label"] for metric in shown)
+        + " |",
         "|---|---:|" + "---:|" * len(shown),
     ]
-    for system in _by_bitrate(document):
-        name = f"**{system['name']}**" if system["is_model"] else system["name"]
-        cells = " | ".join(interval(system, metric) for metric in shown)
+    for system in sorted(systems, key=lambda entry: entry["kbps"]):
+        name = f"**{system[by]}**" if system["is_model"] and by == "name" else system[by]
+        cells = " | ".join(_score(system, metric, intervals=intervals) for metric in shown)
         lines.append(f"| {name} | {system['kbps']:.2f} | {cells} |")
-    lines += [
-        "",
+    return lines
+
+
+def about(document: Document) -> str:
+    """What the figures of such a table are."""
+    seconds = sum(clip["seconds"] for clip in document["clips"])
+    return (
         f"Means over {len(document['clips'])} clips ({seconds / 60:.1f} minutes) with 95 % bootstrap "
-        "intervals; measured bitrates, without container. " + _versions(document),
-    ]
-    return "\n".join(lines) + "\n"
+        "intervals; measured bitrates, without container."
+    )
 
 
-def interval(system: Document, metric: Document) -> str:
-    """A system's mean score with its interval, as Markdown."""
+def _score(system: Document, metric: Document, *, intervals: bool) -> str:
     score = system["scores"].get(metric["key"])
     if score is None:
         return "–"
     mean, low, high = (f"{score[key]:.{metric['decimals']}f}" for key in ("mean", "low", "high"))
-    return f"{mean} ({low} to {high})"
+    return f"{mean} ({low} to {high})" if intervals else mean
 
 
-def _versions(document: Document) -> str:
+def versions(document: Document) -> str:
     """What each codec is."""
     return "; ".join(f"{name}: {version}" for name, version in document["codecs"].items()) + "."
 
 
 def _by_bitrate(document: Document) -> list[Document]:
     return sorted(document["systems"], key=lambda system: system["kbps"])
-
-
-def _short(label: str) -> str:
-    words = {
-        "Log-mel distance": "log-mel",
-        "Log-spectral distance": "LSD",
-        "Spectral spread": "spread",
-        "DistillMOS": "Distill",
-    }
-    return words.get(label, label.removesuffix(" speech"))

@@ -1,6 +1,7 @@
 """Codecs as commands: each encodes a 16-bit WAV file and decodes its own file again."""
 
 import functools
+import json
 import re
 import shlex
 import shutil
@@ -17,11 +18,12 @@ import soxr
 from bittern.audio import streams as audio
 from bittern.errors import AudioError
 from bittern.evaluation.clips import Clip, to_int16
-from bittern.evaluation.files import payload_bytes
 from bittern.evaluation.systems import Row, System, not_coded
 
 TIMEOUT_SECONDS = 300  # for one clip
 SCRIPTS = {"nolace": Path(__file__).with_name("nolace.cjs")}  # of ours, that commands may name
+_CONTAINERS = ("ogg", "mp3", "aac", "mov,mp4,m4a,3gp,3g2,mj2")  # as ffprobe names them
+_SURE = 51  # of 100: by more than the file's ending
 _BUILTINS = ("cd", "echo", "exit", "export", "set", "test", "true")  # of the shell: no programs
 
 
@@ -104,6 +106,23 @@ class ToolFamily:
                     yield _run(self.tool, rate, clip, system, Path(folder))
                 except (AudioError, OSError) as error:
                     yield not_coded(clip, system, str(error).replace(folder, "").strip())
+
+
+def payload_bytes(path: Path) -> int:
+    """Bytes of a compressed file that carry audio: the packets in its container, by ffprobe.
+
+    A bitrate that counts page headers and comment fields says more about the file format than about
+    the codec. A file in none of these containers counts whole.
+    """
+    probe = (
+        "ffprobe -loglevel quiet -of json -show_entries format=format_name,probe_score:packet=size"
+    )
+    done = subprocess.run([*probe.split(), path], capture_output=True, check=False)
+    found = json.loads(done.stdout or "{}")
+    about = found.get("format", {})
+    if about.get("format_name") not in _CONTAINERS or about["probe_score"] < _SURE:
+        return path.stat().st_size
+    return sum(int(packet["size"]) for packet in found["packets"])
 
 
 def _missing(tool: Tool) -> str | None:

@@ -111,7 +111,12 @@ class CodecModel(nn.Module):
         return torch.cat([levels, shapes.expand(-1, -1, len(gains))], dim=1)
 
     def pad(self, wav: Waveform) -> Waveform:
-        """Add zeros up to whole frames, with room for the delay: [B, C, T] -> [B, C, F * hop]."""
+        """Add zeros up to whole frames, with room for the delay: [B, C, T] -> [B, C, F * hop].
+
+        Layers that look ahead extend what they are given by themselves.
+        """
+        if not (self.config.lapped or self.config.encoder.streamable):
+            return wav
         frames = self.config.frame_count(wav.shape[-1])
         return F.pad(wav, (0, frames * self.config.hop_length - wav.shape[-1]))
 
@@ -126,6 +131,7 @@ class CodecModel(nn.Module):
     @torch.no_grad()
     def latent_of(self, wav: Waveform) -> Latent:
         """The latent of audio of any length: [B, C, T] -> [B, D, F]."""
+        self.config.refuse_segments()
         if wav.shape[0] == 0 or wav.shape[-1] == 0:
             frames = self.config.frame_count(wav.shape[-1])
             return wav.new_zeros(len(wav), self.config.latent_dim, frames)
@@ -142,6 +148,7 @@ class CodecModel(nn.Module):
         Returns:
             [B, C, length].
         """
+        self.config.refuse_segments()
         longest = max(codes.shape[-1] * self.config.hop_length - self.config.delay, 0)
         length = longest if length is None else length
         if not 0 <= length <= longest:

@@ -26,7 +26,8 @@ def _with_norm(layer: nn.Module, norm: Norm) -> nn.Module:
 class Conv1d(StatefulModule):
     """A strided convolution, [B, C, L] -> [B, C', L / stride]; L must be a multiple of stride.
 
-    Causal: step n of the output sees nothing behind input step (n + 1) * stride - 1.
+    Causal: step n of the output sees nothing behind input step (n + 1) * stride - 1. Layers that look
+    ahead, by reflection or on purpose, take any L and give ceil(L / stride) steps, as EnCodec's do.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class Conv1d(StatefulModule):
     def _with_context(self, x: Tensor, state: StreamState | None) -> Tensor:
         if self.padding is Padding.REFLECT or not self.causal:
             right = 0 if self.causal else self.context // 2
-            return _pad(x, self.context - right, right, self.padding)
+            left, missing = self.context - right, -x.shape[-1] % self.stride
+            return _pad(x, left, right + missing, self.padding)
         if state is None:
             return F.pad(x, (self.context, 0))
         past = state.get(self.state_key)

@@ -50,10 +50,12 @@ class TorchEngine:
         )
 
     def _encoder(self, streams: int, code: "Callable[[Latent], T]") -> "_Encoder[T]":
+        self.config.refuse_segments()
         latents = StreamingEncoder if self.config.streamable else _WholeLatents
         return _Encoder(latents(self.model, batch=streams), code)
 
     def decoder(self, streams: int) -> "_Decoder | _WholeDecoder":
+        self.config.refuse_segments()
         if not self.config.streamable:
             return _WholeDecoder(self.model, streams)
         return _Decoder(StreamingDecoder(self.model, batch=streams))

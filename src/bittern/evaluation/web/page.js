@@ -17,7 +17,6 @@ function rateOf(name) {
 }
 
 function better(metric) {
-  if (metric.higher_is_better === null) return "nearer to 0";
   return metric.higher_is_better ? "higher" : "lower";
 }
 
