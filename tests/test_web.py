@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import bittern
 from bittern.codec.arrays import ArrayCodec
 from bittern.format.container import Reader, Writer
 from bittern.format.entropy import ENTROPY_FILE, EntropyModel
+from bittern.format.rangecoder import TOTAL, RangeEncoder
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -68,6 +70,43 @@ def test_javascript_reads_and_writes_the_golden_files(name, expected):
     same, again = written_again(path.read_bytes(), model)
     assert (codes == same).all()
     assert bytes.fromhex(found["again"]) == again
+
+
+RANGE_PROGRAM = """
+import { readFileSync } from "node:fs";
+import { RangeDecoder, RangeEncoder } from "CODER";
+console.log(JSON.stringify(JSON.parse(readFileSync(0)).map(([symbols, rows]) => {
+  const encoder = new RangeEncoder();
+  symbols.forEach((symbol, n) => encoder.push(rows[n], symbol));
+  const data = encoder.finish(), decoder = new RangeDecoder(data);
+  return [Buffer.from(data).toString("hex"), rows.map((row) => decoder.pull(row))];
+})));
+"""
+
+
+@needs_node
+def test_javascript_codes_ranges_as_the_library_does():
+    rng, cases = np.random.default_rng(1), []
+    for size in (2, 5, 300):
+        rows = rng.integers(1, TOTAL // size, (200, size))
+        rows[:, 0] += TOTAL - rows.sum(axis=1)
+        cases.append((rng.integers(0, size, 200), rows))
+    likely = np.tile(
+        [TOTAL - 300, 299, 1], (3000, 1)
+    )  # bytes that end in zeros, of which some stay
+    cases += [(np.zeros(3000, int), likely), (np.arange(3000) % 3, likely)]
+    program = RANGE_PROGRAM.replace("CODER", (WEB / "rangecoder.js").as_uri())
+    done = subprocess.run(
+        [str(NODE), "--input-type=module", "-e", program],
+        input=json.dumps([(symbols.tolist(), rows.tolist()) for symbols, rows in cases]).encode(),
+        capture_output=True,
+        check=True,
+    )
+    for (symbols, rows), (data, decoded) in zip(cases, json.loads(done.stdout), strict=True):
+        encoder = RangeEncoder()
+        encoder.push(symbols, rows)
+        assert bytes.fromhex(data) == encoder.finish()
+        assert decoded == symbols.tolist()
 
 
 @needs_node
@@ -158,7 +197,7 @@ def data_of(page: Any, version: int) -> bytes:
 
 def codes_of(data: bytes, codec: ArrayCodec) -> np.ndarray:
     """[S, K, F], -1 for none."""
-    reader = Reader(io.BytesIO(data), "page", find_coder=lambda _: codec.entropy)
+    reader = Reader(io.BytesIO(data), "page", find_coder=codec.entropy_of)
     codes = np.concatenate(list(reader.codes()), axis=2)
     missing = codec.stages - codes.shape[1]
     return np.pad(codes, ((0, 0), (0, missing), (0, 0)), constant_values=-1)
@@ -171,6 +210,17 @@ def same_but_for_ties(data: bytes, expected: bytes, codec: ArrayCodec) -> None:
     found, wanted = codes_of(data, codec), codes_of(expected, codec)
     assert found.shape == wanted.shape
     assert (found != wanted).any(axis=(0, 1)).mean() < 0.01
+
+
+def coded_by(model: EntropyModel, data: bytes, codec: ArrayCodec) -> bytes:
+    """The codes of a file in one of another entropy model."""
+    reader = Reader(io.BytesIO(data), "file", find_coder=codec.entropy_of)
+    file = io.BytesIO()
+    header = replace(reader.header, entropy=model.fingerprint)
+    writer = Writer(file, header, find_coder=lambda _: model)
+    for codes in reader.codes():
+        writer.write(codes)
+    return file.getvalue()
 
 
 def samples_of(data: bytes, codec: ArrayCodec) -> np.ndarray:
@@ -275,7 +325,7 @@ def test_a_phone_needs_no_sideways_scrolling(opened):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["variable", "constant", "stereo", "live"])
+@pytest.mark.parametrize("way", ["variable", "constant", "stereo", "live", "former"])
 def test_files_of_the_command_line_are_opened_and_heard(page, codec, speech, tmp_path, way):
     source, rate, options = tmp_path / "speech.wav", 16_000, ["--bitrate", "3"]
     wav = speech[:64_000]
@@ -294,6 +344,10 @@ def test_files_of_the_command_line_are_opened_and_heard(page, codec, speech, tmp
         )
     if way == "live":
         target.write_bytes(done.stdout)
+    if way == "former":  # coded by an entropy model of before
+        (former,) = CHECKPOINT.glob("entropy-*.safetensors")
+        model = EntropyModel(former.read_bytes(), former.name)
+        target.write_bytes(coded_by(model, target.read_bytes(), codec))
     give(page, target)
     found = js(page, "versions[0].channels.map((channel) => Array.from(channel))")
     expected = samples_of(target.read_bytes(), codec)

@@ -6,7 +6,7 @@
  */
 
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { readTensors } from "./safetensors.js";
@@ -16,12 +16,14 @@ const [checkpoint = join(root, "checkpoints/speech-16khz"), out = join(root, "bu
 const runtime = join(here, "node_modules/onnxruntime-web/dist");
 const listening = join(root, "src/bittern/evaluation/web");
 
+const former = readdirSync(checkpoint).filter((name) => /^entropy-[0-9a-f]{16}\.safetensors$/.test(name)); // of files made before
+
 const sources = [
   [here, ["index.html", "web.css", "app.js", "worker.js", "recorder.js", "wav.js", "codec.js", "search.js",
     "allocation.js", "container.js", "payload.js", "entropy.js", "rangecoder.js", "safetensors.js"]],
   [listening, ["page.css", "player.js", "spectrogram.js", "rows.js"]],
   [runtime, ["ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"]],
-  [checkpoint, ["encoder.onnx", "decoder.onnx", "model.safetensors", "entropy.safetensors"]],
+  [checkpoint, ["encoder.onnx", "decoder.onnx", "model.safetensors", "entropy.safetensors", ...former]],
 ];
 for (const [folder, names] of sources) {
   for (const name of names) {
@@ -41,6 +43,7 @@ const about = {
   fingerprint: fingerprint("model.safetensors"),
   decodes: metadata.decodes ? metadata.decodes.split(",").map((name) => name.trim()) : [],
   entropy: fingerprint("entropy.safetensors"),
+  formerEntropy: former.map((name) => name.slice(8, 24)),
   extraFrames: config.linear_path === "mdct" || spectral ? 1 : 0,
   config,
 };

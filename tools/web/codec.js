@@ -19,7 +19,7 @@ export class Codec {
       ["encoder.onnx", "decoder.onnx", "model.safetensors", "entropy.safetensors"].map(read),
     );
     const externalData = [{ path: "model.safetensors", data: weights }];
-    Object.assign(codec, { ort, about, config: about.config });
+    Object.assign(codec, { ort, about, read, config: about.config });
     codec.encoder = await ort.InferenceSession.create(encoder, { externalData });
     codec.decoder = await ort.InferenceSession.create(decoder, { externalData });
     codec.books = await Books.create(ort, readTensors(weights).read("quantizer.codewords"));
@@ -86,7 +86,7 @@ export class Codec {
   async decompress(data) {
     const header = readHeader(data);
     this.#checkFits(header);
-    const pieces = readChunks(data, header, this.entropy);
+    const pieces = readChunks(data, header, await this.#entropyOf(header.entropy));
     const state = this.#begin(this.decoder, header.streams);
     const channels = Array.from({ length: header.streams * header.channels }, () => []);
     let codes = 0, frames = 0;
@@ -147,13 +147,19 @@ export class Codec {
     if (![about.fingerprint, ...about.decodes].includes(header.fingerprint)) {
       throw new Error(`made by model ${header.fingerprint}, but this page has ${about.fingerprint} (${config.name})`);
     }
-    if (header.entropy && header.entropy !== about.entropy) {
+    if (header.entropy && ![about.entropy, ...about.formerEntropy].includes(header.entropy)) {
       throw new Error(`needs entropy model ${header.entropy}, but this page has ${about.entropy}`);
     }
     const own = this.#header({ samples: 0, stages: Math.min(header.stages, config.quantizer.stages) });
     for (const name of ["sampleRate", "channels", "hopLength", "bitsPerCode", "extraFrames", "stages"]) {
       if (header[name] !== own[name]) throw new Error(`the header says ${name} ${header[name]}, but its model has ${own[name]}`);
     }
+  }
+
+  /** The entropy model of a fingerprint: the one in use, or one of before. */
+  async #entropyOf(fingerprint) {
+    const former = this.about.formerEntropy.includes(fingerprint);
+    return former ? new EntropyModel(await this.read(`entropy-${fingerprint}.safetensors`)) : this.entropy;
   }
 
   #floats(values, shape) {

@@ -4,6 +4,7 @@ import { join, pack, unpack } from "./payload.js";
 
 const HEADER_BYTES = 52, ENTROPY_BYTES = 12, CHUNK_BYTES = 16, END_BYTES = 16;
 const LIVE = 2n ** 64n - 1n;
+const MOST_ROWS = 2 ** 17; // frames of all streams in a chunk
 
 // fields between fingerprint and sample counts: name, offset, bytes, least, most
 const FIELDS = [
@@ -62,6 +63,7 @@ export function readHeader(data) {
     header[name] = view[`getUint${8 * bytes}`](at, true);
     if (header[name] < least || header[name] > most) throw new Error(`the header makes no sense (${name} is ${header[name]})`);
   }
+  if (header.streams * header.chunkFrames > MOST_ROWS) throw new Error("the header makes no sense (its chunks are too long)");
   if (coder === 1) {
     if (data.length < HEADER_BYTES + ENTROPY_BYTES) throw new Error("cut short in the header");
     header.entropy = hex(data.subarray(52, 60));

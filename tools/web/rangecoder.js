@@ -5,6 +5,7 @@
 
 export const TOTAL = 2 ** 24;
 
+const SLACK_BITS = 64; // that symbols may cost beyond their bytes: zeros are added without end
 const TOP = 2n ** 64n - 1n, LEAST = 2n ** 32n;
 
 /** Symbols to bytes. */
@@ -12,6 +13,7 @@ export class RangeEncoder {
   #low = 0n; // of all words so far
   #width = TOP;
   #words = 2;
+  #bits = 0; // that symbols have cost
 
   /** Append a symbol by its frequencies, of which those below `symbol` come first in the range. */
   push(frequencies, symbol) {
@@ -20,6 +22,7 @@ export class RangeEncoder {
     const unit = this.#width >> 24n;
     this.#low += unit * BigInt(below);
     this.#width = unit * BigInt(frequencies[symbol]);
+    this.#bits += cost(frequencies[symbol]);
     if (this.#width < LEAST) {
       this.#low <<= 32n;
       this.#width <<= 32n;
@@ -27,10 +30,11 @@ export class RangeEncoder {
     }
   }
 
-  /** All of it, at least one byte; zeros at the end are left out, as the decoder adds them. */
+  /** All of it, at least one byte; zeros at the end are left out, but for those without which no decoder believes it. */
   finish() {
     const point = (this.#low + LEAST - 1n) >> 32n; // all its further digits may be zeros
-    const digits = point.toString(16).padStart(8 * (this.#words - 1), "0").replace(/(00)+$/, "") || "00";
+    const least = Math.max(Math.ceil((this.#bits - SLACK_BITS + 16) / 8), 1);
+    const digits = point.toString(16).padStart(8 * (this.#words - 1), "0").replace(/(00)+$/, "").padEnd(2 * least, "0");
     return Uint8Array.from({ length: digits.length / 2 }, (_, n) => parseInt(digits.slice(2 * n, 2 * n + 2), 16));
   }
 }
@@ -41,14 +45,16 @@ export class RangeDecoder {
   #at = 0;
   #place = 0n; // of the bytes, from where the range begins
   #width = TOP;
+  #bits; // that symbols may still cost
 
   constructor(data) {
     this.#data = data;
+    this.#bits = 8 * data.length + SLACK_BITS;
     this.#read();
     this.#read();
   }
 
-  /** The next symbol; throws where an encoder cannot have written these bytes. */
+  /** The next symbol; throws where an encoder cannot have written these bytes, or so few of them. */
   pull(frequencies) {
     const unit = this.#width >> 24n;
     const place = this.#place / unit;
@@ -57,6 +63,8 @@ export class RangeDecoder {
     for (const wanted = Number(place); below + frequencies[symbol] <= wanted; symbol++) below += frequencies[symbol];
     this.#place -= unit * BigInt(below);
     this.#width = unit * BigInt(frequencies[symbol]);
+    this.#bits -= cost(frequencies[symbol]);
+    if (this.#bits < 0) throw new Error("its codes go on after its bytes have ended");
     if (this.#width < LEAST) {
       this.#width <<= 32n;
       this.#read();
@@ -69,4 +77,9 @@ export class RangeDecoder {
     for (let n = 0; n < 4; n++) word = word * 256 + (this.#data[this.#at++] ?? 0);
     this.#place = (this.#place << 32n) + BigInt(word);
   }
+}
+
+/** Bits that a symbol of this frequency takes. */
+function cost(frequency) {
+  return 24 - Math.log2(frequency);
 }
