@@ -4,7 +4,7 @@ BASE ?= .venv-base
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo peers check docs format lint types test test-all lines wheel bench evaluate report train clean
+.PHONY: help setup demo web peers check docs format lint types test test-all lines wheel bench evaluate report train clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,10 @@ demo: $(BASE)/.installed  ## Compress and restore the example speech, by an inst
 	$(BASE)/bin/bittern decompress -f build/speech.btn build/speech.wav
 	$(BASE)/bin/bittern info build/speech.btn
 	@ls -l examples/speech.flac build/speech.btn build/speech.wav
+
+web:  ## Build the page that codes in the browser, into build/web (needs node and npm)
+	cd tools/web && npm ci --ignore-scripts --no-audit --no-fund --silent && node build.mjs
+	@echo 'python3 -m http.server -d build/web, then open http://localhost:8000'
 
 peers:  ## Install the codecs and the browser that some tests use (Debian, as root)
 	apt-get update -qq

@@ -2,19 +2,13 @@
 
 import json
 import re
-import shutil
-import time
 from pathlib import Path
 
 import pytest
+from browser import open_browser, phone, press, wait
 
 from bittern.evaluation import page
 from bittern.evaluation.scores import METRICS
-
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-DRIVER = shutil.which("chromedriver")
 
 
 def test_the_page_is_one_file_without_addresses(evaluated):
@@ -68,20 +62,8 @@ def test_a_model_by_bitrate_is_heard_at_its_bitrates_and_not_by_stages_too():
 
 @pytest.fixture(scope="module")
 def browser():
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip(
-            "chromium and chromedriver are not installed (Debian: chromium chromium-driver)"
-        )
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in ("headless=new", "no-sandbox", "disable-gpu", "window-size=1200,900"):
-        options.add_argument(f"--{argument}")
-    options.add_argument("--autoplay-policy=no-user-gesture-required")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with open_browser() as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -101,20 +83,6 @@ def opened(browser, evaluated):
     }
     assert "file" in requested  # the page itself: the log works
     assert requested <= {"file", "data"}
-
-
-def wait(browser, condition: str, seconds: float = 15) -> None:
-    end = time.monotonic() + seconds
-    while not browser.execute_script(f"return Boolean({condition})"):
-        assert time.monotonic() < end, f"never: {condition}"
-        time.sleep(0.05)
-
-
-def press(browser, *keys: str) -> None:
-    from selenium.webdriver import ActionChains
-
-    for key in keys:
-        ActionChains(browser).send_keys(key).perform()
 
 
 def test_every_version_of_every_clip_plays(opened):
@@ -265,12 +233,8 @@ def test_a_blind_test_can_be_left(opened):
 
 
 def test_a_phone_needs_no_sideways_scrolling(opened):
-    metrics = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    try:
+    with phone(opened):
         wait(opened, "document.documentElement.scrollWidth === 390")
-    finally:
-        opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def start_blind(browser, kind: str, trials: int) -> None:

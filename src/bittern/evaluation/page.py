@@ -23,7 +23,7 @@ from bittern.evaluation.plots import colours
 from bittern.evaluation.systems import Family, ModelFamily, System
 
 STAGES, MOST = (4, 8, 16, 32), 6  # of a model's settings, those to hear; of its bitrates
-SCRIPTS = ("plot.js", "spectrogram.js", "player.js", "blind.js", "page.js")
+SCRIPTS = ("plot.js", "spectrogram.js", "player.js", "rows.js", "blind.js", "page.js")
 _FORMATS = {  # libsndfile's container and coding, media type
     "flac": ("FLAC", "PCM_16", "audio/flac"),
     "opus": ("OGG", "OPUS", "audio/ogg"),

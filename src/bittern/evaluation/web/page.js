@@ -4,8 +4,6 @@ const ORIGINAL = "Original";
 const report = JSON.parse(document.getElementById("data").textContent);
 const systems = new Map(report.systems.map((system) => [system.name, system]));
 const metrics = new Map(report.metrics.map((metric) => [metric.key, metric]));
-const at = (id) => document.getElementById(id);
-const player = new Player();
 let test = null; // the blind test that is running
 
 /** The version of a heard clip with this name. */
@@ -74,18 +72,12 @@ function setUpCurves() {
 
 /* ---- Listening ---- */
 
-let rows = []; // a button for each version of the clip
-let before = 1; // version to come back to from the original
-let heads = [];
-
 async function showClip(index) {
   const heard = report.heard[index];
   const clip = report.clips.find((entry) => entry.name === heard.clip);
   at("clip-note").textContent = `${clip.seconds.toFixed(1)} s${clip.note ? `, ${clip.note}` : ""}. `
     + "The scores are of the whole clip.";
-  heads = [];
-  rows = heard.versions.map((version, n) => versionRow(clip, version, n));
-  at("versions").replaceChildren(...rows);
+  showRows(heard.versions.map((version) => describe(clip, version)));
   const urls = heard.versions.map((version) => version.audio);
   try {
     if (!(await player.load(urls))) return;
@@ -104,49 +96,13 @@ function atRate(buffer, rate) {
   return Float32Array.from({ length: Math.floor(data.length / step) }, (_, n) => data[Math.round(n * step)] ?? 0);
 }
 
-function versionRow(clip, version, n) {
-  const name = version.system ?? ORIGINAL;
-  const result = clip.results[version.system];
-  const what = html("span", { className: "what" }, html("span", { className: "name" }, name));
-  if (result) {
-    what.append(html("span", { className: "rate" }, `${result.kbps.toFixed(2)} kbit/s`));
-    const parts = ["pesq_wb", "estoi", "dnsmos"].filter((key) => key in result.scores)
-      .map((key) => `${metrics.get(key).label.split(" ")[0]} ${number(result.scores[key], metrics.get(key))}`);
-    what.append(html("span", { className: "score" }, parts.join(" · ")));
-  } else {
-    const kbps = (clip.sample_rate * 16) / 1000;
-    what.append(html("span", { className: "rate" }, `${kbps} kbit/s`), html("span", { className: "score" }, "16-bit PCM"));
-  }
-  const head = html("span", { className: "head" });
-  heads.push(head);
-  const picture = html("span", { className: "picture" }, html("canvas", { ariaHidden: "true" }), head);
-  picture.addEventListener("click", (event) => {
-    // a click into the picture plays from there
-    const box = picture.getBoundingClientRect();
-    player.seek(((event.clientX - box.left) / box.width) * player.duration);
-  });
-  const row = html("button", { type: "button", className: "version", dataset: { name }, onclick: () => hear(n) }, what, picture);
-  row.setAttribute("aria-pressed", "false");
-  return row;
-}
-
-function hear(n) {
-  if (n > 0) before = n;
-  if (player.playing && player.active === n) return undefined;
-  return player.play(n);
-}
-
-function showPlayer() {
-  rows.forEach((row, n) => row.setAttribute("aria-pressed", String(n === player.active)));
-  at("play").textContent = player.playing ? "Pause" : "Play";
-  at("play").setAttribute("aria-pressed", String(player.playing));
-}
-
-function follow() {
-  const share = player.duration ? player.place / player.duration : 0;
-  at("clock").textContent = `${player.place.toFixed(1)} of ${player.duration.toFixed(1)} s`;
-  for (const head of heads) head.style.left = `${100 * share}%`;
-  requestAnimationFrame(follow);
+/** What a row says of a version. */
+function describe(clip, version) {
+  const name = version.system ?? ORIGINAL, result = clip.results[version.system];
+  if (!result) return { name, rate: `${(clip.sample_rate * 16) / 1000} kbit/s`, score: "16-bit PCM" };
+  const parts = ["pesq_wb", "estoi", "dnsmos"].filter((key) => key in result.scores)
+    .map((key) => `${metrics.get(key).label.split(" ")[0]} ${number(result.scores[key], metrics.get(key))}`);
+  return { name, rate: `${result.kbps.toFixed(2)} kbit/s`, score: parts.join(" · ") };
 }
 
 function setUpListening() {
@@ -156,37 +112,13 @@ function setUpListening() {
   }
   report.heard.forEach((heard, n) => at("clip-choice").append(html("option", { value: n }, heard.clip)));
   at("clip-choice").onchange = () => showClip(Number(at("clip-choice").value));
-  at("play").onclick = () => player.toggle();
-  at("loop").onchange = () => player.setLoop(at("loop").checked);
-  player.onchange = showPlayer;
+  setUpPlayer();
   showClip(0);
-  follow();
-}
-
-function listenKey(event) {
-  const count = rows.length;
-  const actions = {
-    " ": () => player.toggle(),
-    ArrowDown: () => hear((player.active + 1) % count),
-    ArrowUp: () => hear((player.active + count - 1) % count),
-    ArrowRight: () => player.seek(player.place + 1),
-    ArrowLeft: () => player.seek(player.place - 1),
-    o: () => hear(player.active === 0 ? Math.min(before, count - 1) : 0),
-  };
-  const action = actions[event.key] ?? actions[event.key.toLowerCase()];
-  if (!action || !count) return;
-  event.preventDefault();
-  action();
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey) return;
-  if (test) {
-    test.handleKey(event);
-    return;
-  }
-  const onControl = event.target.closest("select, input, button:not(.version), a, .point, .scroll");
-  if (!onControl) listenKey(event);
+  if (!test) listenKey(event);
+  else if (!event.ctrlKey && !event.altKey && !event.metaKey) test.handleKey(event);
 });
 
 /* ---- Blind tests ---- */

@@ -8,16 +8,6 @@ function svg(name, attributes = {}, text = "") {
   return element;
 }
 
-/** Make an HTML element with properties and children. */
-function html(name, properties = {}, ...children) {
-  const element = document.createElement(name);
-  const { dataset = {}, ...rest } = properties;
-  Object.assign(element, rest);
-  Object.assign(element.dataset, dataset);
-  element.append(...children);
-  return element;
-}
-
 /** Rate-distortion curves of one metric: kbit/s on a logarithmic axis, intervals as bars. */
 function drawCurves(holder, report, metric, colours) {
   const narrow = window.matchMedia("(max-width: 40rem)").matches;
