@@ -7,15 +7,12 @@ Causal padding, kernel 3, stride 1 (`.` is the left context: zeros, or the end o
                                    output     AAA BBB CCC (tail of c: next chunk)
 """
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from bittern.config import Norm, Padding
-from bittern.model import dense
 from bittern.model.state import StatefulModule, StreamState
 
 
@@ -57,12 +54,6 @@ class Conv1d(StatefulModule):
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         if self.context:
             x = self._with_context(x, state)
-        weight = cast(Tensor, self.conv.weight)
-        if dense.takes(weight, x):
-            out = dense.convolve(
-                x, weight, cast(Tensor | None, self.conv.bias), self.stride, self.dilation
-            )
-            return self.norm(out)
         return self.norm(self.conv(x))
 
     def _with_context(self, x: Tensor, state: StreamState | None) -> Tensor:
@@ -114,14 +105,7 @@ class ConvTranspose1d(StatefulModule):
             x = torch.cat([past, x], dim=-1)
             state[self.state_key] = x[..., x.shape[-1] - self.context :]
             lead += self.context * self.stride
-        weight = cast(Tensor, self.conv.weight)
-        if dense.takes(weight, x) and weight.shape[2] % self.stride == 0:
-            out = dense.convolve_transposed(
-                x, weight, cast(Tensor | None, self.conv.bias), self.stride
-            )
-        else:
-            out = self.conv(x)
-        return self.norm(out)[..., lead : lead + length]
+        return self.norm(self.conv(x))[..., lead : lead + length]
 
 
 def _pad(x: Tensor, left: int, right: int, padding: Padding) -> Tensor:
