@@ -21,9 +21,9 @@ from bittern.config import (
 )
 from bittern.metrics import mel_filterbank, stft
 from bittern.model.codec_model import CodecModel
-from bittern.model.envelope import SpectralEnvelope
 from bittern.model.highpass import HighPass
 from bittern.model.mdct import LinearTransform, mdct_basis
+from bittern.model.path import SpectralEnvelope
 
 SPECTRUM = NetworkConfig(channels=(24,), residual_units=(2,))
 SEANET = NetworkConfig(
