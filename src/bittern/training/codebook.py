@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bittern.model.quantizer import Quantized, ResidualQuantizer, nearest
-from bittern.training.ranks import sum_over_ranks
+from bittern.training.ranks import gather_rows, sum_over_ranks
 
 _STEP = 0.1  # from a centre towards one of its vectors, where an entry is put beside it
 _GRACE = 0.5  # of the mean count, which a revived entry begins with at least: time to be found

@@ -1,4 +1,4 @@
-"""What a run shows: TensorBoard, `curves.csv` in the run's folder, and one line of progress with its pace."""
+"""What a run shows: TensorBoard, `curves.csv` in the run's folder, one line of progress, and its pace."""
 
 import csv
 import io
