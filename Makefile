@@ -47,7 +47,7 @@ types: setup  ## Check the types
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 test: setup  ## Run the default tests, under 4 minutes
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-all: setup  ## Run all tests, the slow ones too
 	$(BIN)/pytest -m 'slow or not slow'

@@ -18,7 +18,6 @@ from safetensors import SafetensorError, safe_open
 from bittern.audio.atomic import write_atomically
 from bittern.config import DEFAULT_MODEL, CodecConfig
 from bittern.errors import ConfigError, ModelError, ModelMismatchError, extra
-from bittern.format import entropy
 from bittern.format.entropy import ENTROPY_FILE, EntropyModel
 
 CONFIG_FILE = "config.json"
@@ -40,6 +39,13 @@ class Checkpoint:
     entropy: EntropyModel | None = None
     decodes: tuple[bytes, ...] = ()  # earlier weights' fingerprints, whose codes mean the same here
 
+    def entropy_of(self, wanted: bytes) -> EntropyModel | None:
+        """The entropy model of a fingerprint: the one in use, or one of before (`retire_entropy`)."""
+        if self.entropy is not None and self.entropy.fingerprint == wanted:
+            return self.entropy
+        found = _load_entropy(self.folder / _former(wanted), self.config)
+        return found if found is not None and found.fingerprint == wanted else None
+
 
 def load(name_or_folder: str | Path) -> Checkpoint:
     """Read what a checkpoint is, by the name of a shipped one, its folder or its id on a Hub.
@@ -54,7 +60,7 @@ def load(name_or_folder: str | Path) -> Checkpoint:
         config=config,
         fingerprint=fingerprint(data),
         folder=folder,
-        entropy=_load_entropy(folder, config),
+        entropy=_load_entropy(folder / ENTROPY_FILE, config),
         decodes=decodes,
     )
 
@@ -252,8 +258,18 @@ def keep_entropy(config: CodecConfig, source: str | Path, folder: Path) -> None:
         write_atomically(folder / ENTROPY_FILE, path.read_bytes())
 
 
-def _load_entropy(folder: Path, config: CodecConfig) -> EntropyModel | None:
+def retire_entropy(folder: Path) -> None:
+    """Give way to another entropy model: files made with this one go on to decode."""
     path = folder / ENTROPY_FILE
+    if path.exists():
+        path.rename(folder / _former(EntropyModel(path.read_bytes(), str(path)).fingerprint))
+
+
+def _former(wanted: bytes) -> str:
+    return f"entropy-{wanted.hex()}.safetensors"
+
+
+def _load_entropy(path: Path, config: CodecConfig) -> EntropyModel | None:
     try:
         data = _read(path, _LARGEST_WEIGHTS)
     except FileNotFoundError:
@@ -282,9 +298,11 @@ def find_entropy(wanted: bytes, name: str, model: str | None = None) -> EntropyM
         ModelError: there is no such checkpoint, or its entropy model is not usable.
     """
     for shipped in [model] if model else shipped_names():
-        found = entropy.load(find(shipped))
-        if found and found.fingerprint == wanted:
-            return found
+        folder = find(shipped)
+        for path in (folder / ENTROPY_FILE, folder / _former(wanted)):
+            found = _load_entropy(path, read_config(folder))
+            if found is not None and found.fingerprint == wanted:
+                return found
     owner = f"{model} does not have" if model else "no shipped model has"
     raise ModelMismatchError(
         f"{name}: codes of it must be coded anew, by entropy model {wanted.hex()}, which "

@@ -269,7 +269,7 @@ def decompress(
     began = time.perf_counter()
     if recover and (start > 0 or duration is not None):
         raise ConfigError("a span cannot be recovered alone; recover the whole file")
-    reader = (Salvage if recover else Reader)(file, name, find_coder=lambda _: checkpoint.entropy)
+    reader = (Salvage if recover else Reader)(file, name, find_coder=checkpoint.entropy_of)
     _check_fits(reader, checkpoint)
     if (recover or loss) and not engine.config.streamable:
         raise ConfigError(f"{engine.config.name} looks ahead; what is lost cannot be concealed")
@@ -441,7 +441,7 @@ def _check_fits(reader: Reader | Salvage, checkpoint: Checkpoint) -> None:
             f"{checkpoint.fingerprint.hex()} ({config.name}) was given. Pass --model "
             f"{maker or 'with the name or folder of the model that made it'}"
         )
-    if header.entropy and (own is None or header.entropy != own.fingerprint):
+    if header.entropy and checkpoint.entropy_of(header.entropy) is None:
         has = f"has {own.fingerprint.hex()}" if own else "has none"
         raise ModelMismatchError(
             f"{reader.name}: needs entropy model {header.entropy.hex()}, but {checkpoint.folder} "

@@ -11,6 +11,7 @@ import soundfile as sf
 
 import bittern
 from bittern.cli import main
+from bittern.errors import ModelMismatchError
 
 SPEECH = Path(__file__).parents[2] / "examples" / "speech.flac"
 
@@ -43,6 +44,15 @@ def test_a_fitted_entropy_model_makes_files_smaller_that_decode_the_same(
     raw, ranged = (codec.compress(wav, rate, coder=coder) for coder in ("raw", "range"))
     assert len(ranged) < len(raw)
     assert codec.decompress(ranged).wav.equal(codec.decompress(raw).wav)
+
+    argv = ["fit-entropy", str(model), str(speech), "--steps", "31", "--device", "cpu", "-q"]
+    assert main(argv) == 0
+    again = bittern.load(model, device="cpu")
+    assert again.entropy.fingerprint != codec.entropy.fingerprint
+    assert again.decompress(ranged).wav.equal(codec.decompress(raw).wav)  # a file of before
+    (model / f"entropy-{codec.entropy.fingerprint.hex()}.safetensors").unlink()
+    with pytest.raises(ModelMismatchError, match="needs entropy model"):
+        again.decompress(ranged)
 
 
 def test_train_passes_its_arguments_to_hydra(monkeypatch, capsys):

@@ -49,6 +49,7 @@ def add_fit_entropy(commands: Commands) -> None:
 
 
 def _fit_entropy(args: argparse.Namespace) -> int:
+    from bittern import checkpoint
     from bittern.audio.atomic import write_atomically
     from bittern.codec import load
     from bittern.format.entropy import ENTROPY_FILE
@@ -70,6 +71,7 @@ def _fit_entropy(args: argparse.Namespace) -> int:
         lambda stage, bits: _say(args, f"stage {stage + 1}: {bits:.2f} bits per code"),
     ).to_bytes()
     path = codec.folder / ENTROPY_FILE
+    checkpoint.retire_entropy(codec.folder)
     write_atomically(path, data)
     print(f"{path}: {len(data)} bytes")
     return 0

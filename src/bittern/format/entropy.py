@@ -15,7 +15,6 @@ same frequencies; hence the same files on every machine. Fitted by `training/ent
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,21 +208,6 @@ class _Chunk:
             for at in range(0, len(sums), _ROWS)
         ]
         return np.concatenate(portions)
-
-
-def load(folder: Path) -> EntropyModel | None:
-    """The entropy model in a checkpoint's folder, or None if it has none.
-
-    Raises:
-        ModelError: it is there but not usable.
-    """
-    path = folder / ENTROPY_FILE
-    try:
-        return EntropyModel(path.read_bytes(), str(path))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def power_table() -> NDArray[np.int32]:
