@@ -7,7 +7,6 @@ Causal padding, kernel 3, stride 1 (`.` is the left context: zeros, or the end o
                                    output     AAA BBB CCC (tail of c: next chunk)
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -63,12 +62,7 @@ class Conv1d(StatefulModule):
             return _pad(x, left, right + missing, self.padding)
         if state is None:
             return F.pad(x, (self.context, 0))
-        past = state.get(self.state_key)
-        if past is None:
-            past = x.new_zeros(*x.shape[:2], self.context)
-        x = torch.cat([past, x], dim=-1)
-        state[self.state_key] = x[..., x.shape[-1] - self.context :]
-        return x
+        return self.after_past(x, state, self.context)
 
 
 class ConvTranspose1d(StatefulModule):
@@ -99,11 +93,7 @@ class ConvTranspose1d(StatefulModule):
         length = x.shape[-1] * self.stride
         lead = self.lead
         if state is not None and self.context and self.causal:
-            past = state.get(self.state_key)
-            if past is None:
-                past = x.new_zeros(*x.shape[:2], self.context)
-            x = torch.cat([past, x], dim=-1)
-            state[self.state_key] = x[..., x.shape[-1] - self.context :]
+            x = self.after_past(x, state, self.context)
             lead += self.context * self.stride
         return self.norm(self.conv(x))[..., lead : lead + length]
 
