@@ -353,7 +353,7 @@ def test_an_empty_file_is_a_file(
         ["cat", "empty.btn", "some.btn", "empty.btn", "-o", "around.btn", *model],
         ["decompress", "joined.btn", *model],
         ["decompress", "trimmed.btn", "--recover", *model],
-        ["decompress", "trimmed.btn", "span.wav", "--start", "1", *model],
+        ["decompress", "trimmed.btn", "span.wav", "--duration", "1", *model],
     ):
         assert main(command) == 0, command
     data = Path("empty.btn").read_bytes()

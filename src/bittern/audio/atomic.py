@@ -111,8 +111,21 @@ def _open(path: Path) -> BinaryIO:
     """A file to write to; what is special goes through as it is, forwards."""
     number = _descriptor(path)
     if number is not None:
-        return io.BufferedWriter(_Forwards(os.dup(number), "wb"))
+        return io.BufferedWriter(_Forwards(own_descriptor(number), "wb"))
     return io.BufferedWriter(_Forwards(path, "wb")) if is_special(path) else path.open("wb")
+
+
+def own_descriptor(number: int) -> int:
+    """Another number of an open file, for data.
+
+    What others print to standard output goes to standard error from then on: libsndfile prints there
+    when it reads some damaged files, at the end of the process even.
+    """
+    own = os.dup(number)
+    if number == 1:
+        with suppress(OSError):
+            os.dup2(2, 1)
+    return own
 
 
 class _Forwards(io.FileIO):

@@ -455,15 +455,16 @@ def create_audio(
             f"{path}: Ogg Vorbis holds up to {_OGG_RATE} Hz, not {sample_rate}; give .wav or .flac"
         )
     with atomic_path(path, replace=replace) as temporary:
+        name = os.fsencode(temporary)
         try:
             with sf.SoundFile(
-                str(temporary), "w", sample_rate, channels, format=kind, subtype=subtype
+                name, "w", sample_rate, channels, format=kind, subtype=subtype
             ) as file:
                 yield file
                 written = file.frames
             if not written and kind == "FLAC":
                 raise AudioError(f"{path}: FLAC cannot hold audio of no length; give .wav")
-            if sf.info(str(temporary)).frames != written:
+            if sf.info(name).frames != written:
                 raise OSError(None, "not all samples arrived; is the disk full?")
         except sf.LibsndfileError as error:
             raise OSError(None, error.error_string.rstrip(".")) from None

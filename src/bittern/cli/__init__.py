@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = error.filename or "standard input or output"
         print(f"bittern: {where}: {error.strerror or error}", file=sys.stderr)
         return 1
+    except MemoryError:
+        print("bittern: memory ran out", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -103,7 +103,12 @@ class _Walk:
 
     def _note_seconds(self, chunk: bitstream.Chunk, stages: NDArray[np.int64]) -> None:
         """Frames of a chunk share its bits by their stages, [F], of all streams together."""
-        bits = 8 * (bitstream.CHUNK_OVERHEAD_BYTES + len(chunk.payload)) * stages / stages.sum()
+        bits = (
+            8
+            * (bitstream.CHUNK_OVERHEAD_BYTES + len(chunk.payload))
+            * stages
+            / max(stages.sum(), 1)
+        )
         window = len(self._last)
         sums = np.cumsum(np.concatenate([[0.0], self._last, bits]))
         self._highest = max(self._highest, float((sums[window:] - sums[:-window]).max()))

@@ -17,6 +17,7 @@ from bittern.audio.atomic import (
     atomic_file,
     is_special,
     make_folder,
+    own_descriptor,
     refuse_same_file,
     remove_unfinished,
 )
@@ -115,6 +116,11 @@ def _run_one(
         return run(*job)
     except CodecError as error:
         return error
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError) as error:  # of this job alone
+        why = error.strerror if isinstance(error, OSError) else "memory ran out"
+        return CodecError(f"{label(job[0])}: {why or error}")
 
 
 @contextmanager
@@ -176,6 +182,18 @@ def label(file: str, *, out: bool = False) -> str:
     return one_line(file) if file != PIPE else "standard output" if out else "standard input"
 
 
+def own_output() -> BinaryIO:
+    """Standard output for data, into which no library prints."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # a stream of Python's own
+        number = -1
+    if number != 1:
+        return sys.stdout.buffer
+    sys.stdout.flush()
+    return os.fdopen(own_descriptor(number), "wb")
+
+
 def open_input(source: str) -> AbstractContextManager[BinaryIO]:
     if source == PIPE:
         return nullcontext(sys.stdin.buffer)
@@ -193,9 +211,10 @@ def open_output(target: str, *, force: bool) -> Generator[BinaryIO, None, None]:
         with atomic_file(Path(target), replace=force) as file:
             yield file
         return
+    file = own_output()
     try:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        yield file
+        file.flush()
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -1,8 +1,10 @@
 """The codec in torch: tensors to codes and back, with networks that can be worked on."""
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +38,7 @@ class Audio(NamedTuple):
 
 def load(name_or_folder: str | Path, device: str = "auto") -> "Codec":
     """The codec of a checkpoint, on a device; see `bittern.load`."""
+    _survive_forks()
     chosen = _device(device)
     found = checkpoint.load(name_or_folder)
     return Codec(**vars(found), model=weights.build(found, chosen))
@@ -282,6 +285,13 @@ class Codec(FileCodec):
         ]
         wav = decode_segments(self.model, segments, samples)
         return Audio(wav[0].cpu(), self.sample_rate)
+
+
+@cache
+def _survive_forks() -> None:
+    """Let forked processes work on one thread: those that torch shares its work out to are not there."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def _outside(lengths: Sequence[int], longest: int, device: torch.device) -> Tensor:

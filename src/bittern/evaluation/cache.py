@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import shutil
@@ -16,9 +17,11 @@ import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import soundfile as sf
+from numpy.typing import NDArray
 
 from bittern.evaluation import scores
 from bittern.evaluation.clips import Clip, to_int16
@@ -26,6 +29,11 @@ from bittern.evaluation.systems import Row, System
 
 METRIC_PACKAGES = ["pesq", "pystoi", "visqol-python", "speechmos"]
 METRIC_PACKAGES += ["distillmos"] if importlib.util.find_spec("distillmos") else []
+_MOST_BYTES = 1 << 36  # of a clip
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, RecursionError),
+    sf.LibsndfileError,
+)
 _KEPT = ("payload_bytes", "file_bytes", "delay", "values", "levels", "faults", "failures")
 
 
@@ -45,14 +53,14 @@ class Cache:
         """The row with its samples, or None if there is none that can be read."""
         folder = self.path(clip, system)
         try:
-            facts = json.loads((folder / "result.json").read_text())
+            facts = _checked(json.loads((folder / "result.json").read_text()))
             samples, _ = sf.read(folder / "audio.flac", dtype="float32")
             codes = None
             if (folder / "codes.npy").exists():
-                codes = np.load(folder / "codes.npy", allow_pickle=False).astype(np.int64)
+                codes = _read_codes(folder / "codes.npy")
             row = Row(clip.name, system, **facts, codes=codes, from_cache=True)
             return dataclasses.replace(row, samples=samples.astype(np.float32))
-        except (OSError, ValueError, TypeError, sf.LibsndfileError):
+        except _UNREADABLE:
             return None
 
     def put(self, clip: Clip, row: Row) -> None:
@@ -71,6 +79,31 @@ class Cache:
             temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _checked(facts: dict[str, Any]) -> dict[str, Any]:
+    """What `put` wrote of a row.
+
+    Raises:
+        ValueError, TypeError, KeyError: it did not write this.
+    """
+    for key in ("payload_bytes", "file_bytes", "delay"):
+        if type(facts[key]) is not int or abs(facts[key]) >= _MOST_BYTES:
+            raise ValueError(key)
+    levels, values = tuple(facts["levels"]), tuple(facts["values"].values())
+    told = (*facts["faults"], *facts["failures"].values())
+    if len(levels) != 2 or not all(type(number) in (int, float) for number in (*levels, *values)):
+        raise ValueError("a level or a score is no number")
+    if not all(map(math.isfinite, values)) or not all(isinstance(text, str) for text in told):
+        raise ValueError("a score is not finite, or what is told is no text")
+    return facts | {"levels": levels, "faults": tuple(facts["faults"])}
+
+
+def _read_codes(path: Path) -> NDArray[np.int64]:
+    codes = np.load(path, mmap_mode="r", allow_pickle=False)  # no larger than the file
+    if codes.ndim != 2 or codes.dtype != np.uint16:
+        raise ValueError("not codes")
+    return codes.astype(np.int64)
 
 
 def save_audio(

@@ -15,6 +15,7 @@ from bittern.errors import AudioError
 from bittern.format.header import RATES
 
 SHORTEST_SECONDS = 0.5  # PESQ needs 0.25 s, STOI 30 frames of 12.8 ms
+LONGEST_SECONDS = 1800  # scores are made for seconds; longer files take memory without end
 QUIETEST_RMS = 1e-4  # -80 dB; below, there is no speech to score
 
 
@@ -72,15 +73,18 @@ def find(inputs: Sequence[Path]) -> list[tuple[str, Path]]:
 def read(name: str, path: Path, sample_rate: int) -> Clip | Rejected:
     """Read one file as mono at `sample_rate`, or say why it cannot be scored."""
     try:
-        samples, source_rate = audio.read(path)
+        with audio.open_audio(path) as stream:
+            channels, source_rate = stream.channels, stream.sample_rate
+            low, high = RATES
+            if not low <= source_rate <= high:
+                return Rejected(name, f"sample rate {source_rate} Hz; expected {low} to {high}")
+            most = LONGEST_SECONDS * min(source_rate, 48_000)
+            mono = _mono(audio.check_samples(stream), most)
     except AudioError as error:
         return Rejected(name, str(error).removeprefix(f"{path}: "))
-    low, high = RATES
-    if not low <= source_rate <= high:
-        return Rejected(name, f"sample rate {source_rate} Hz; expected {low} to {high}")
-    channels = samples.shape[0]
+    if len(mono) > most:
+        return Rejected(name, f"longer than {most / source_rate:g} s; give excerpts")
     notes = []
-    mono = samples.mean(axis=0, dtype=np.float32)
     if channels > 1:
         notes.append(f"mean of {channels} channels")
     if source_rate != sample_rate and len(mono):
@@ -92,6 +96,17 @@ def read(name: str, path: Path, sample_rate: int) -> Clip | Rejected:
     if np.sqrt(np.mean(np.square(mono))) < QUIETEST_RMS:
         return Rejected(name, "silent")
     return Clip(name, as_pcm16(mono), sample_rate, ", ".join(notes))
+
+
+def _mono(stream: audio.AudioStream, most: int) -> NDArray[np.float32]:
+    """The mean of all channels, of no more than a block beyond so many samples."""
+    blocks, length = [np.zeros(0, np.float32)], 0
+    for block in stream.blocks:
+        blocks.append(block.mean(axis=1, dtype=np.float32))
+        length += len(block)
+        if length > most:
+            break
+    return np.concatenate(blocks)
 
 
 def as_pcm16(samples: NDArray[np.floating]) -> NDArray[np.float32]:

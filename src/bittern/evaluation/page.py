@@ -75,7 +75,7 @@ def write(
         heard.append({"clip": clip.name, "versions": versions})
     data = document | {"heard": heard, "colours": colours(document)}
     with atomic_path(args.out / "index.html") as path:
-        path.write_text(_assemble(data), encoding="utf-8")
+        path.write_text(_assemble(data), encoding="utf-8", errors="backslashreplace")
 
 
 def audible(families: Sequence[Family], document: dict[str, Any]) -> list[System]:

@@ -7,6 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from bittern.errors import one_line
+
 SHOWN = ("pesq_wb", "dnsmos", "estoi")
 # of models, then of baselines; told apart also by marker and by colour-blind readers
 _MODEL_COLOURS = ("#0b6e99", "#7b3fa0", "#2a7f3f")
@@ -73,7 +75,7 @@ def draw(document: dict[str, Any]) -> Figure:
                 rates,
                 means,
                 yerr=spans,
-                label=family,
+                label=one_line(family),
                 color=colour,
                 marker=_MARKERS[number % len(_MARKERS)],
                 markersize=4.5,
@@ -89,7 +91,8 @@ def draw(document: dict[str, Any]) -> Figure:
         unit = f" ({metric['unit']})" if metric["unit"] else ""
         panel.set_title(metric["label"] + unit, fontsize=11)
         panel.grid(alpha=0.25)
-    panels[0].legend(fontsize=8, framealpha=0.8)
+    for text in panels[0].legend(fontsize=8, framealpha=0.8).get_texts():
+        text.set_parse_math(False)  # names are no formulas
     return figure
 
 

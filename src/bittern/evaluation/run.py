@@ -136,10 +136,18 @@ def work(task: Task) -> list[Row]:
     wanted = [system for system in task.family.systems if system not in known]
     for row in _coded(task, wanted) if wanted else ():
         if row.coded:
-            row = scores.scored(row, task.clip)
-            store.put(task.clip, row)
+            row = _kept(store, task.clip, scores.scored(row, task.clip))
         rows.append(row)
     return [replace(row, samples=NOTHING) for row in rows]
+
+
+def _kept(store: Cache, clip: Clip, row: Row) -> Row:
+    """The row, put into the cache; where that is full the row is told as it is, once."""
+    try:
+        store.put(clip, row)
+    except OSError as error:
+        return replace(row, failures=row.failures | {"keeping the result": f"{error.strerror}"})
+    return row
 
 
 def _coded(task: Task, wanted: Sequence[System]) -> Iterator[Row]:
@@ -150,8 +158,8 @@ def _coded(task: Task, wanted: Sequence[System]) -> Iterator[Row]:
         for row in task.family.code(task.clip, wanted):
             left.remove(row.system)
             yield row
-    except CodecError as error:
-        reason = str(error)
+    except (CodecError, OSError, MemoryError) as error:
+        reason = str(error) or "memory ran out"
     yield from (not_coded(task.clip, system, reason) for system in left)
 
 
@@ -240,7 +248,8 @@ def _write(
     }
     for name, text in texts.items():
         with atomic_path(args.out / name) as path:
-            path.write_text(text, encoding="utf-8")
+            # a name that is no text stands there escaped
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
     if args.save_audio:
         systems = [system for family in families for system in family.systems]
         cache.save_audio(usable, systems, store, args.save_audio)

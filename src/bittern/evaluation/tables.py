@@ -23,16 +23,22 @@ def as_csv(document: Document) -> str:
         for name, row in clip["results"].items():
             writer.writerow(
                 [
-                    *(clip["name"], systems[name]["family"], systems[name]["setting"]),
+                    *map(_cell, (clip["name"], systems[name]["family"])),
+                    _cell(systems[name]["setting"]),
                     *(f"{clip['seconds']:.3f}", row["payload_bytes"], row["file_bytes"]),
                     *(f"{row[rate]:.3f}" for rate in ("kbps", "file_kbps")),
                     *(f"{row['scores'][k]:.5g}" if k in row["scores"] else "" for k in keys),
                     *("" if row[k] is None else f"{row[k]:.4g}" for k in levels),
                     "; ".join(row["broken"]),
-                    "; ".join(f"{what}: {why}" for what, why in row["failures"].items()),
+                    _cell("; ".join(f"{what}: {why}" for what, why in row["failures"].items())),
                 ]
             )
     return table.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Text that no spreadsheet takes for a formula to work out."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def as_text(document: Document) -> str:

@@ -37,7 +37,7 @@ def decode_counts(data: bytes, streams: int, frames: int, most: int) -> Counts:
     Raises:
         ValueError: `encode_counts` cannot have written these bytes.
     """
-    model, decoder = _Adaptive(most), RangeDecoder(data)
+    model, decoder = _Adaptive(most), RangeDecoder(data, bounded=False)
     counts = np.empty((streams, frames), np.int64)
     for stream in counts:
         model.begin()

@@ -20,6 +20,7 @@ TOTAL = 1 << PRECISION  # what the frequencies of all symbols add up to
 
 _WORD_BYTES = 4
 _SLACK_BITS = 64  # that symbols may cost beyond their bytes: zeros are added without end
+_TAIL_BITS = 1024  # and symbols 0 up to the end, which are nothing but such zeros
 _KNOWN = b"\xff\xfe\xd2\xff\xff\x8f\xff\xccq5\xf0\x01"  # of what `check_library` codes
 _STREAM: Any = constriction.stream  # pyright: ignore[reportAttributeAccessIssue]
 _CATEGORICAL = _STREAM.model.Categorical(perfect=False)
@@ -62,7 +63,8 @@ class RangeEncoder:
     def finish(self) -> bytes:
         """All of it, at least one byte; zeros at the end are left out, as the decoder adds them.
 
-        So many of them stay that the decoder believes what they stand for.
+        So many of them stay that a decoder without a tail of zeros believes what they stand for. The
+        encoders up to format 2's first left all of them out.
         """
         data = self._encoder.get_compressed().astype(">u4").tobytes().rstrip(b"\0") or b"\0"
         return data.ljust(math.ceil((self._bits - _SLACK_BITS + 16) / 8), b"\0")
@@ -71,11 +73,13 @@ class RangeEncoder:
 class RangeDecoder:
     """Bytes and the same frequencies to symbols, in any portions."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, bounded: bool = True) -> None:
+        """Unless `bounded`, symbols may cost more than their bytes; whoever asks bounds their number."""
         padded = data + bytes(-len(data) % _WORD_BYTES + 2 * _WORD_BYTES)
         words = np.frombuffer(padded, ">u4").astype(np.uint32)
         self._decoder = _STREAM.queue.RangeDecoder(words)
-        self._bits = 8.0 * len(data) + _SLACK_BITS
+        self._bits = 8.0 * len(data) + _SLACK_BITS if bounded else math.inf
+        self._tail = 0.0  # bits of the symbols 0 since the last other one
 
     def pull(self, frequencies: NDArray[np.integer]) -> NDArray[np.int64]:
         """The next symbols, [n], one for each row of frequencies [n, N].
@@ -87,8 +91,14 @@ class RangeDecoder:
             symbols = self._decoder.decode(_CATEGORICAL, _weights(frequencies))
         except (ValueError, AssertionError) as error:
             raise ValueError("these are not the bytes of a range coder") from error
-        self._bits -= _cost(symbols, frequencies)
-        if self._bits < 0:
+        if self._bits == math.inf:
+            return symbols.astype(np.int64)
+        other = len(symbols) - int((symbols[::-1] != 0).argmax()) if symbols.any() else 0
+        if other:
+            self._bits -= self._tail + _cost(symbols[:other], frequencies[:other])
+            self._tail = 0.0
+        self._tail += _cost(symbols[other:], frequencies[other:])
+        if self._bits < 0 or self._tail > self._bits + _TAIL_BITS:
             raise ValueError("its codes go on after its bytes have ended")
         return symbols.astype(np.int64)
 
