@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+from synthetic import make_model, make_sound
 from torchaudio.functional import melscale_fbanks
 
 from bittern.config import (
@@ -20,9 +21,9 @@ from bittern.config import (
 )
 from bittern.metrics import mel_filterbank, stft
 from bittern.model.codec_model import CodecModel
-from bittern.model.envelope import SpectralEnvelope
 from bittern.model.highpass import HighPass
 from bittern.model.mdct import LinearTransform, mdct_basis
+from bittern.model.path import SpectralEnvelope
 
 SPECTRUM = NetworkConfig(channels=(24,), residual_units=(2,))
 SEANET = NetworkConfig(
@@ -380,3 +381,19 @@ def test_the_published_encodec_24khz_has_as_many_parameters_as_its_release():
     )
     assert sum(p.numel() for p in model.encoder.parameters()) == 7_425_792
     assert sum(p.numel() for p in model.decoder.parameters()) == 7_426_018
+
+
+def test_gradients_are_finite_through_silence():
+    """A batch padded with zeros, one all of zeros, and one that begins with them."""
+    model = make_model(CodecConfig(latent_dim=64, encoder=SPECTRUM))
+    wav = torch.zeros(4, 1, 16_000)
+    sound = torch.from_numpy(make_sound(16_000))
+    wav[0] = sound
+    wav[1, :, :6_000] = sound[:, :6_000]
+    wav[3, :, 6_000:] = sound[:, 6_000:]
+    gain = torch.nn.Parameter(torch.ones(4, 1, 1))
+    model.synthesise(model.latent(model.pad(wav * gain))).square().mean().backward()
+    assert gain.grad is not None
+    assert np.isfinite(gain.grad.numpy()).all()
+    assert float(gain.grad[:2].abs().min()) > 0
+    assert float(gain.grad[2].abs()) == 0

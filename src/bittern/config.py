@@ -20,8 +20,6 @@ DEFAULT_MODEL = "speech-16khz"  # of those that come with Bittern
 SEARCH_WIDTH, WIDEST_SEARCH = 4, 512  # candidates of the encoder's search, see `search.py`
 LOUDEST = 16.0  # of samples that full scale may be 1 for: 24 dB above it
 DEFAULT_QUALITY = 12.0  # of `compress`: about 6 kbit/s of speech with the shipped codec
-
-
 _LARGEST = 1e12  # of any number in a configuration
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 60
@@ -309,14 +307,10 @@ class CodecConfig:
         return self.encoder if self.decoder is None else self.decoder
 
     @property
-    def _spectral(self) -> bool:
-        """Whether any network works on MDCT coefficients."""
-        return NetworkInput.SPECTRUM in (self.encoder.input, self.decoder_network.input)
-
-    @property
     def lapped(self) -> bool:
         """Whether an MDCT is used, whose frames overlap by one hop."""
-        return self.linear_path is LinearPath.MDCT or self._spectral
+        inputs = self.encoder.input, self.decoder_network.input
+        return self.linear_path is LinearPath.MDCT or NetworkInput.SPECTRUM in inputs
 
     @property
     def delay(self) -> int:
@@ -465,14 +459,13 @@ def build(kind: Any, data: Any, where: str) -> Any:
                 key in known, f"{where} has an unknown key {_shown(key)}; known: {', '.join(known)}"
             )
         try:
-            built: Any = typing.cast(Any, kind)(
+            return typing.cast(Any, kind)(
                 **{key: build(hints[key], value, f"{where}.{key}") for key, value in data.items()}
             )
         except ConfigError as error:
             text = str(error)
             head = where.split(".")[0]
             raise ConfigError(text if text.startswith(head) else f"{where}: {text}") from None
-        return built
     if issubclass(kind, StrEnum):
         choices = [member.value for member in kind]
         _require(
@@ -546,9 +539,7 @@ class CodingOptions:
 
     stages: int | None = None  # the same number for each frame, 1 to K
     bitrate_kbps: float | None = None  # the average of the file, all its bytes and channels counted
-    quality: float | None = (
-        None  # one trade-off, named by the stages that frames of speech then have
-    )
+    quality: float | None = None  # one trade-off, named by the stages that speech then has
     cbr: bool = False  # the same stages for each frame: as many as nominally fit the bitrate
     search_width: int = SEARCH_WIDTH  # candidates kept from stage to stage; more sound better
     coder: str = "auto"  # "range": by the entropy model, without loss; "raw": not; "auto": if any

@@ -59,6 +59,10 @@ class FormatError(CodecError):
     exit_code = 4
 
 
+class DivergedError(CodecError):
+    """Training has left the finite numbers."""
+
+
 @contextmanager
 def extra(name: str) -> Generator[None]:
     """Tell which extra to install where a module of it is missing."""

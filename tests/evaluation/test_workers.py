@@ -13,9 +13,9 @@ import pytest
 import soundfile as sf
 from synthetic import make_sound
 
+from bittern.corpus import workers
+from bittern.corpus.workers import Killed
 from bittern.errors import CodecError
-from bittern.evaluation import workers
-from bittern.evaluation.workers import Killed
 
 FATAL = (3, 7)
 
@@ -76,6 +76,6 @@ def test_evaluate_names_the_clip_and_goes_on(tmp_path: Path, tiny_checkpoint: Pa
 def works(process: psutil.Process) -> bool:
     """Whether a worker has been at its item for a while."""
     try:
-        return "spawn_main" in " ".join(process.cmdline()) and process.cpu_times().user > 6
+        return "workers.serve" in " ".join(process.cmdline()) and process.cpu_times().user > 6
     except psutil.Error:
         return False

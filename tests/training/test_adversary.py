@@ -8,7 +8,6 @@ from bittern.config import CodecConfig
 from bittern.errors import ConfigError, ModelMismatchError
 from bittern.format.entropy import ENTROPY_FILE
 from bittern.training.adversary import (
-    AdversarialLoss,
     Adversary,
     AdversaryConfig,
     Discriminators,
@@ -69,9 +68,8 @@ def test_compressed_magnitudes_keep_phases_and_lift_what_is_soft():
 
 
 @pytest.mark.parametrize("kind", list(Discriminators))
-@pytest.mark.parametrize("loss", list(AdversarialLoss))
-def test_discriminators_learn_to_tell_noise_from_tones(kind, loss):
-    adversary = make(kind=kind, loss=loss, learning_rate=1e-2, magnitude_power=0.3)
+def test_discriminators_learn_to_tell_noise_from_tones(kind):
+    adversary = make(kind=kind, learning_rate=1e-2, magnitude_power=0.3)
     time = torch.arange(2000) / 16_000
     tones = 0.3 * torch.sin(2 * torch.pi * torch.tensor([200.0, 300, 500, 700])[:, None] * time)
     accuracy = [
@@ -122,17 +120,17 @@ def test_parts_of_a_batch_teach_like_the_whole():
 def test_balancer_gives_each_loss_its_share_as_computed_by_hand():
     output = torch.zeros(2, 1, 2, requires_grad=True)
     losses = {"a": (output * torch.tensor([3.0, 4.0])).sum(), "b": output[..., 0].sum()}
-    balancer = Balancer(decay=0.9, norm=2.0)
-    # Norms of each item's gradient: a 5, b 1. Shares 3 to 1 of a norm of 2.
+    balancer = Balancer(decay=0.9)
+    # Norms of each item's gradient: a 5, b 1. Shares 3 to 1 of a norm of 1.
     first = balancer.balance(losses, {"a": 3.0, "b": 1.0}, output)
-    assert first.scales == pytest.approx({"a": 1.5 / 5, "b": 0.5 / 1})
-    expected = torch.tensor([3 * 0.3 + 0.5, 4 * 0.3]).expand(2, 1, 2)
+    assert first.scales == pytest.approx({"a": 0.75 / 5, "b": 0.25 / 1})
+    expected = torch.tensor([3 * 0.15 + 0.25, 4 * 0.15]).expand(2, 1, 2)
     torch.testing.assert_close(first.gradient, expected)
     # a is ten times as steep now; its mean norm is (0.9 * 5 + 50) / (0.9 + 1).
     steeper = {"a": 10 * (output * torch.tensor([3.0, 4.0])).sum(), "b": output[..., 0].sum()}
     second = balancer.balance(steeper, {"a": 3.0, "b": 1.0}, output)
-    assert second.scales["a"] == pytest.approx(1.5 / (54.5 / 1.9))
-    again = Balancer(decay=0.9, norm=2.0)
+    assert second.scales["a"] == pytest.approx(0.75 / (54.5 / 1.9))
+    again = Balancer(decay=0.9)
     again.load_state_dict(balancer.state_dict())
     third = [b.balance(losses, {"a": 3.0, "b": 1.0}, output).scales for b in (balancer, again)]
     assert third[0] == third[1]

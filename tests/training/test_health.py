@@ -7,9 +7,9 @@ import pytest
 import soundfile
 import torch
 
-from bittern.training.errors import DivergedError
+from bittern.errors import DivergedError
 from bittern.training.health import Health
-from bittern.training.pace import Pace
+from bittern.training.monitor import Pace
 from bittern.training.trainer import Trainer
 
 EVEN = torch.ones(2, 64)

@@ -1,4 +1,3 @@
-import pytest
 import torch
 
 from bittern.training.trainer import Trainer
@@ -16,13 +15,3 @@ def test_an_accumulated_update_is_the_mean_of_its_parts(settings):
     run.update(wav)
     for parameter, one, other in zip(run.model.parameters(), *parts, strict=True):
         torch.testing.assert_close(parameter.grad, (one + other) / 2, rtol=1e-4, atol=1e-7)
-
-
-@pytest.mark.filterwarnings("default:The .grad attribute:UserWarning")  # of torch's own tracing
-@pytest.mark.slow  # compiling takes a minute
-def test_a_compiled_run_loses_nothing(settings):
-    trainer = Trainer(settings("compile=true", "steps=3"))
-    trainer.fit()
-    assert "model.encoder.0.conv.weight" in {
-        f"model.{k}" for k in trainer.learner.model.state_dict()
-    }

@@ -16,11 +16,10 @@ import soundfile
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from bittern.errors import ConfigError
+from bittern.errors import ConfigError, DivergedError
 from bittern.model.codec_model import CodecModel
 from bittern.training.augment import AugmentConfig
 from bittern.training.data import batches_from
-from bittern.training.errors import DivergedError
 from bittern.training.run import config_folder
 from bittern.training.settings import TrainConfig, resolve
 from bittern.training.trainer import Trainer
@@ -194,10 +193,6 @@ def threads(config: TrainConfig) -> int:
         torch.set_num_threads(before)
 
 
-def compiled(config: TrainConfig) -> bool:
-    return Trainer(config).learner.model.encoder._compiled_call_impl is not None
-
-
 def patience(config: TrainConfig) -> int:
     """Updates with NaN until the run ends."""
     trainer = Trainer(config)
@@ -249,7 +244,6 @@ CASES: dict[str, Case] = {
     "precision": Case("bf16-mixed", learnt),
     "threads": Case("2", threads, ()),
     "accumulate": Case("2", learnt),
-    "compile": Case("true", compiled),
     "skip_limit": Case("3", patience),
     "log_every": Case("1", loop),
     "validate_every": Case("2", loop),
@@ -337,9 +331,6 @@ CASES: dict[str, Case] = {
     "loss.adversarial_share": Case("0.5", learnt, ADVERSARY),
     "loss.balancer": Case("true", learnt),
     "loss.balancer_decay": Case("0.5", learnt, ("loss.balancer=true",)),
-    "loss.balancer_norm": Case(
-        "0.01", learnt, ("loss.balancer=true", "optimizer.gradient_clip=0")
-    ),
     "codebook.start_step": Case("3", learnt),
     "codebook.kmeans_frames": Case("200", learnt),
     "codebook.kmeans_iterations": Case("3", learnt),
@@ -367,7 +358,6 @@ CASES: dict[str, Case] = {
         "[3]", learnt, (*ADVERSARY, "adversary.kind=period_and_band", "adversary.periods=[2]")
     ),
     "adversary.judged_seconds": Case("0.1", learnt, ADVERSARY),
-    "adversary.loss": Case("least_squares", learnt, ADVERSARY),
     "adversary.update_probability": Case("0.01", learnt, ADVERSARY),
     "adversary.learning_rate": Case("0.003", learnt, ADVERSARY),
     "adversary.betas": Case("[0.9,0.99]", learnt, ADVERSARY),

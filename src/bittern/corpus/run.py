@@ -7,15 +7,10 @@ and after how many attempts does not show. What is complete is not made again.
 import json
 import logging
 import os
-import pickle
-import queue
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +22,7 @@ from bittern.corpus.plan import make_plan
 from bittern.corpus.shards import Format
 from bittern.corpus.sources import Recording
 from bittern.corpus.work import Job, make_shard, read_mark
+from bittern.corpus.workers import Killed, share
 from bittern.errors import CodecError, ConfigError, extra
 
 SUMMARY = "summary.json"
@@ -222,59 +218,20 @@ def _here(job: Job, todo: Todo, workers: int) -> Iterator[tuple[int, Mark | str]
     if workers == 0:
         yield from ((number, make_shard(job, number, shard)) for number, shard in todo)
         return
-    idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
-    count, stopped, started = min(workers, len(todo)), threading.Event(), list[Any]()
-
-    def start() -> None:
-        command = [sys.executable, "-c", "from bittern.corpus import work; work.serve()"]
-        started.append(
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # what interrupts us does not make it talk
-            )
-        )
-        idle.put(started[-1])
-
-    def run(number: int, shard: list[Recording]) -> tuple[int, Mark | str]:
-        attempts = 0
-        while attempts < _ATTEMPTS and not stopped.is_set():
-            worker = idle.get()
-            try:
-                answer = _ask(worker, (job, number, shard))
-            except (EOFError, OSError, pickle.UnpicklingError):
-                attempts += 1
-                start()
-                continue
-            idle.put(worker)
-            if isinstance(answer, Exception):
-                raise answer
-            return number, answer
-        return number, f"the process that worked on it ended, {_ATTEMPTS} times"
-
-    pool = ThreadPoolExecutor(count)
-    try:
-        for _ in range(count):
-            start()
-        for future in as_completed([pool.submit(run, *item) for item in todo]):
-            yield future.result()
-    finally:
-        stopped.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in started:
-            worker.kill()
-        pool.shutdown()
-        for worker in started:
-            worker.communicate()
+    for _ in range(_ATTEMPTS):
+        killed: Todo = []
+        for item, mark in share(partial(_make, job), todo, workers, apart=True):
+            if isinstance(mark, Killed):
+                killed.append(item)
+            else:
+                yield item[0], mark
+        todo = killed
+    for number, _ in todo:
+        yield number, f"the process that worked on it ended, {_ATTEMPTS} times"
 
 
-def _ask(worker: "subprocess.Popen[bytes]", request: Any) -> Any:
-    assert worker.stdin
-    assert worker.stdout
-    pickle.dump(request, worker.stdin)
-    worker.stdin.flush()
-    return pickle.load(worker.stdout)
+def _make(job: Job, item: tuple[int, list[Recording]]) -> Mark:
+    return make_shard(job, *item)
 
 
 def _on_cluster(job: Job, todo: Todo, address: str) -> Iterator[tuple[int, Mark | str]]:

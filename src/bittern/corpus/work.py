@@ -1,14 +1,9 @@
-"""One shard's work, and `serve`, the process that does one after the other when it is asked to."""
+"""One shard's work: recordings to rows of codes."""
 
 import hashlib
 import io
 import json
-import os
-import pickle
-import queue
 import shutil
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -29,7 +24,7 @@ from bittern.audio.streams import (
 )
 from bittern.corpus.shards import Format, Row, shard_path, write_shard
 from bittern.corpus.sources import Recording
-from bittern.errors import AudioError, AudioWarning, CodecError, UnreachableError
+from bittern.errors import AudioError, AudioWarning, UnreachableError
 from bittern.format.container import Reader
 
 if TYPE_CHECKING:
@@ -210,35 +205,3 @@ def _encode(
             codes = next(coded)[:, : row.frames].cpu().numpy().astype(np.uint16)
             row = row._replace(codes=codes)
         yield row
-
-
-# the process
-
-
-def serve() -> None:
-    """Answer pickled requests on standard input by marks on standard output.
-
-    It ends when its input does, and so never outlives who asked.
-    """
-    import torch
-
-    torch.set_num_threads(1)
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print does not get between answers
-    requests: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    while True:
-        try:
-            answer: Any = make_shard(*requests.get())
-        except (CodecError, OSError, MemoryError) as error:
-            answer = error
-        pickle.dump(answer, answers)
-        answers.flush()
-
-
-def _listen(requests: "queue.SimpleQueue[tuple[Any, ...]]") -> None:
-    try:
-        while True:
-            requests.put(pickle.load(sys.stdin.buffer))
-    except EOFError:
-        os._exit(1)  # nobody waits for what is on its way

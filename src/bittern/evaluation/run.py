@@ -20,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bittern.audio.atomic import atomic_path
+from bittern.corpus import workers
 from bittern.errors import AudioError, CodecError, ConfigError
 from bittern.evaluation import (
     baselines,
@@ -32,7 +33,6 @@ from bittern.evaluation import (
     report,
     scores,
     tables,
-    workers,
 )
 from bittern.evaluation.baselines import TOOLS
 from bittern.evaluation.cache import Cache

@@ -7,15 +7,11 @@ Causal padding, kernel 3, stride 1 (`.` is the left context: zeros, or the end o
                                    output     AAA BBB CCC (tail of c: next chunk)
 """
 
-from typing import cast
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from bittern.config import Norm, Padding
-from bittern.model import dense
 from bittern.model.state import StatefulModule, StreamState
 
 
@@ -57,12 +53,6 @@ class Conv1d(StatefulModule):
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         if self.context:
             x = self._with_context(x, state)
-        weight = cast(Tensor, self.conv.weight)
-        if dense.takes(weight, x):
-            out = dense.convolve(
-                x, weight, cast(Tensor | None, self.conv.bias), self.stride, self.dilation
-            )
-            return self.norm(out)
         return self.norm(self.conv(x))
 
     def _with_context(self, x: Tensor, state: StreamState | None) -> Tensor:
@@ -72,12 +62,7 @@ class Conv1d(StatefulModule):
             return _pad(x, left, right + missing, self.padding)
         if state is None:
             return F.pad(x, (self.context, 0))
-        past = state.get(self.state_key)
-        if past is None:
-            past = x.new_zeros(*x.shape[:2], self.context)
-        x = torch.cat([past, x], dim=-1)
-        state[self.state_key] = x[..., x.shape[-1] - self.context :]
-        return x
+        return self.after_past(x, state, self.context)
 
 
 class ConvTranspose1d(StatefulModule):
@@ -108,20 +93,9 @@ class ConvTranspose1d(StatefulModule):
         length = x.shape[-1] * self.stride
         lead = self.lead
         if state is not None and self.context and self.causal:
-            past = state.get(self.state_key)
-            if past is None:
-                past = x.new_zeros(*x.shape[:2], self.context)
-            x = torch.cat([past, x], dim=-1)
-            state[self.state_key] = x[..., x.shape[-1] - self.context :]
+            x = self.after_past(x, state, self.context)
             lead += self.context * self.stride
-        weight = cast(Tensor, self.conv.weight)
-        if dense.takes(weight, x) and weight.shape[2] % self.stride == 0:
-            out = dense.convolve_transposed(
-                x, weight, cast(Tensor | None, self.conv.bias), self.stride
-            )
-        else:
-            out = self.conv(x)
-        return self.norm(out)[..., lead : lead + length]
+        return self.norm(self.conv(x))[..., lead : lead + length]
 
 
 def _pad(x: Tensor, left: int, right: int, padding: Padding) -> Tensor:

@@ -8,10 +8,8 @@ estimator and commitment, VQ-VAE (arXiv:1711.00937).
 """
 
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -49,7 +47,7 @@ class ResidualQuantizer(nn.Module):
         self.stages = config.stages
         self.codebook_size = config.codebook_size
         self.register_buffer("codewords", torch.zeros(config.stages, config.codebook_size, dim))
-        self._kept: tuple[Tensor, int, dict[ModuleType, Books]] | None = None
+        self._kept: tuple[Tensor, int, Books] | None = None
 
     @torch.no_grad()
     def encode(self, latent: Latent, stages: int | None = None, *, width: int = 1) -> Codes:
@@ -64,28 +62,22 @@ class ResidualQuantizer(nn.Module):
             [B, stages, F].
         """
         batch, _, frames = latent.shape
-        one = plain(latent) and batch * frames == 1  # numpy's calls take less than torch's
         with torch.autocast(latent.device.type, enabled=False):
             vectors = rearrange(latent.float(), "b d f -> (b f) d")
-            books = self._books(np if one else torch)
             stages = self.stages if stages is None else stages
-            codes = search(books, vectors.numpy() if one else vectors, stages, width)
-        codes = torch.from_numpy(codes) if one else codes
+            codes = search(self._books(), vectors, stages, width)
         return codes.unflatten(0, (batch, frames)).transpose(1, 2)
 
-    def _books(self, xp: ModuleType) -> Books:
+    def _books(self) -> Books:
         """The codebooks for the search, kept until codewords change."""
         codewords = self.codewords
         if torch.compiler.is_compiling():
-            return Books(codewords, torch, exact=False)
+            return Books(codewords, torch)
         version = 0 if codewords.is_inference() else codewords._version
         if self._kept is None or self._kept[0] is not codewords or self._kept[1] != version:
-            self._kept = codewords, version, {}
-        books = self._kept[2]
-        if xp not in books:
             with torch.inference_mode(False):
-                books[xp] = Books(codewords.numpy() if xp is np else codewords, xp)
-        return books[xp]
+                self._kept = codewords, version, Books(codewords, torch)
+        return self._kept[2]
 
     def decode(self, codes: Codes) -> Latent:
         """Sum the codewords: [B, k, F] with 1 <= k <= K -> [B, D, F]; -1 adds nothing.
@@ -101,11 +93,6 @@ class ResidualQuantizer(nn.Module):
                     f"codes run from {low} to {high}; "
                     f"expected 0 to {self.codebook_size - 1}, or -1 where a frame has no code"
                 )
-        if codes.shape[0] * codes.shape[2] == 1 and plain(self.codewords):
-            there = codes[0, :, 0].numpy()
-            there = there[there >= 0]
-            rows = self.codewords.numpy()[np.flatnonzero(codes[0, :, 0].numpy() >= 0), there]
-            return torch.from_numpy(np.add.reduce(rows, axis=0, initial=0))[None, :, None]
         latent = torch.zeros((), device=codes.device)
         for stage in range(stages):
             code = codes[:, stage]  # [B, F]
@@ -192,11 +179,6 @@ class ResidualQuantizer(nn.Module):
         if not 1 <= stages <= self.stages:
             raise ValueError(f"got {stages} stages; this quantizer has 1 to {self.stages}")
         return stages
-
-
-def plain(tensor: Tensor) -> bool:
-    """Whether numpy may see it: on a CPU, and not while a graph is made."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:

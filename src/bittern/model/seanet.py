@@ -5,11 +5,11 @@ Source: SEANet (arXiv:2009.02095) as used by SoundStream (arXiv:2107.03312) and 
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from bittern.config import Activation, NetworkConfig, Shortcut
 from bittern.model.conv import Conv1d, ConvTranspose1d
-from bittern.model.recurrent import ResidualLSTM
 from bittern.model.state import Stack, StatefulModule, StreamState
 
 
@@ -45,6 +45,26 @@ class ResidualUnit(StatefulModule):
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         return self.bound(self.shortcut(x) + self.block(x, state))
+
+
+class ResidualLSTM(StatefulModule):
+    """x + LSTM(x) over time, [B, C, L] -> [B, C, L], one direction (EnCodec, section 3.1)."""
+
+    def __init__(self, channels: int, layers: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(channels, channels, layers, batch_first=True)
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        hidden_key, cell_key = f"{self.state_key}.hidden", f"{self.state_key}.cell"
+        past = None
+        if state is not None and hidden_key in state:
+            past = (state[hidden_key], state[cell_key])
+        if x.shape[-1] == 0:
+            return x
+        y, (hidden, cell) = self.lstm(rearrange(x, "b c l -> b l c"), past)
+        if state is not None:
+            state[hidden_key], state[cell_key] = hidden, cell
+        return x + rearrange(y, "b l c -> b c l")
 
 
 class Encoder(Stack):

@@ -4,9 +4,9 @@ The nearest codeword at each stage need not lead to the nearest sum. Keeping the
 finds nearer ones, for any decoder and at no bits, at the price of encoding time. A file trimmed to k
 stages is then not quite what encoding with k stages gives: it was searched for with more in view.
 
-Codes do not depend on how many frames are searched at once, nor on the library that multiplies: what
-float32 cannot tell apart is searched again in float64; graphs of torch.export leave that out. Arrays are
-numpy's, or torch's on any device; this module imports no torch.
+Codes do not depend on how many frames are searched at once, nor on the library that multiplies, but for
+ties: sums that float32 cannot tell apart, in about one frame of 10,000. Arrays are numpy's, or torch's on
+any device; this module imports no torch.
 
 Source: M-algorithm for multistage quantizers (LeBlanc et al., IEEE Trans. Speech and Audio Proc. 1993).
 """
@@ -16,11 +16,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bittern.config import WIDEST_SEARCH
 
-NEAR_TIE = 2e-6  # of |x|^2 + |e|^2; scores nearer than that may be in the wrong order in float32
 _CANDIDATES = 2048  # at once, of all frames together, which bounds the memory
 _GROUP = 8  # entries whose least is found first; only the best groups are looked into
 
@@ -31,12 +29,9 @@ Steps = list[tuple[Array, Array]]  # of each stage: parents and codes, [M, w]
 class Books:
     """Codebooks as the search needs them."""
 
-    def __init__(self, codewords: Array, xp: ModuleType, *, exact: bool = True) -> None:
-        """Codebooks [K, N, D] in float32, of numpy or of torch, which is `xp`.
-
-        Not `exact` what float32 cannot tell apart stays as it falls, for graphs.
-        """
-        self.codewords, self.xp, self.exact = codewords, xp, exact
+    def __init__(self, codewords: Array, xp: ModuleType) -> None:
+        """Codebooks [K, N, D] in float32, of numpy or of torch, which is `xp`."""
+        self.codewords, self.xp = codewords, xp
         self.norms = (codewords * codewords).sum(2)  # [K, N]
         self.columns = xp.stack([-2 * xp.swapaxes(book, 0, 1) for book in codewords])  # [K, D, N]
 
@@ -62,8 +57,6 @@ def search(books: Books, vectors: Array, stages: int, width: int) -> Array:
         raise ValueError(f"search width is {width}; give 1 to {WIDEST_SEARCH}")
     if not 1 <= stages <= most:
         raise ValueError(f"got {stages} stages; this quantizer has 1 to {most}")
-    if not books.exact:
-        return _search(books, vectors, stages, width)
     step, none = max(_CANDIDATES // width, 1), books.xp.zeros((0, stages), dtype=books.xp.int64)
     starts = range(0, len(vectors), step)
     parts = [_search(books, vectors[at : at + step], stages, width) for at in starts]
@@ -98,57 +91,44 @@ def _search(books: Books, vectors: Array, stages: int, width: int) -> Array:
     rest = vectors[:, None]  # [M, w, D], what each candidate leaves over
     energy = xp.einsum("mwd,mwd->mw", rest, rest)
     steps: Steps = []
-    unsure = energy[:, 0] < 0
     for stage in range(stages):
         scores = books.scores(stage, rest.reshape(-1, dim))  # [M * w, N]
-        least, place = _least(xp, scores, energy, row, width + 1)
+        place = _least(xp, scores, energy, row, width)
         parent, code = place // entries, place % entries
-        if least.shape[1] > width:
-            gap = least[:, width] - xp.amax(least[:, :width], 1)
-            size = xp.amax(energy, 1) + books.norms[stage][code[:, width]]
-            unsure |= gap <= NEAR_TIE * size
-            parent, code = parent[:, :width], code[:, :width]
         steps.append((parent, code))
         rest = rest[row, parent] - books.codewords[stage][code]
         energy = xp.einsum("mwd,mwd->mw", rest, rest)
-    near = energy <= xp.amin(energy, 1)[:, None] * (1 + NEAR_TIE)
-    unsure |= near.sum(1) > 1
-    codes = _traced(xp, steps, row, energy.argmin(1)[:, None])
-    if books.exact and unsure.any():
-        settled = [_settle(books, vector, stages, width) for vector in vectors[unsure]]
-        codes[unsure] = xp.asarray(np.stack(settled), device=codes.device)
-    return codes
+    return _traced(xp, steps, row, energy.argmin(1)[:, None])
 
 
-def _least(
-    xp: ModuleType, scores: Array, energy: Array, row: Array, count: int
-) -> tuple[Array, Array]:
-    """The least of scores [M * w, N] + energy [M, w], the greatest last, and places among w * N.
+def _least(xp: ModuleType, scores: Array, energy: Array, row: Array, count: int) -> Array:
+    """Where the least of scores [M * w, N] + energy [M, w] are, among w * N.
 
     What is among the least `count` is in one of the `count` groups with the least leasts.
     """
+    if count == 1:
+        return scores.argmin(1)[:, None]  # of equals the first
     items, width = energy.shape
     entries = scores.shape[1]
     size = min(entries, _GROUP)
     groups = entries // size
     grouped = scores.reshape(items, width, size, groups)
     leasts = xp.amin(grouped, 2) + energy[..., None]  # [M, w, groups]
-    _, group = _smallest(leasts.reshape(items, -1), row, count)
+    group = _smallest(leasts.reshape(items, -1), count)
     parent, group = group // groups, group % groups  # [M, g]
     members = grouped[row, parent, :, group]  # [M, g, size]
     members = (members + energy[row, parent][..., None]).reshape(items, -1)
-    least, place = _smallest(members, row, count)
+    place = _smallest(members, count)
     picked, member = place // size, place % size
-    return least, parent[row, picked] * entries + member * groups + group[row, picked]
+    return parent[row, picked] * entries + member * groups + group[row, picked]
 
 
-def _smallest(values: Array, row: Array, count: int) -> tuple[Array, Array]:
-    """The least `count` of each row, the greatest of them last, and their places."""
+def _smallest(values: Array, count: int) -> Array:
+    """Where the least `count` of each row are."""
     count = min(count, values.shape[1])
     if not isinstance(values, np.ndarray):
-        return values.topk(count, dim=1, largest=False)
-    place = values.argpartition(count - 1, axis=1)[:, :count]
-    return values[row, place], place
+        return values.topk(count, dim=1, largest=False).indices
+    return values.argpartition(count - 1, axis=1)[:, :count]
 
 
 def _traced(xp: ModuleType, steps: Steps, row: Array, at: Array) -> Array:
@@ -158,27 +138,3 @@ def _traced(xp: ModuleType, steps: Steps, row: Array, at: Array) -> Array:
         picked.append(code[row, at])
         at = parent[row, at]
     return xp.concatenate(picked[::-1], 1)
-
-
-def _settle(books: Books, vector: Array, stages: int, width: int) -> NDArray[np.int64]:
-    """The same search with scores in float64 rounded to float32, of equals the first: [D] -> [k]."""
-    rest = _numpy(vector)[None]
-    steps: Steps = []
-    for stage in range(stages):
-        codebook = _numpy(books.codewords[stage])
-        wide, given = codebook.astype(np.float64), rest.astype(np.float64)
-        scores = (wide * wide).sum(1) - 2 * (given @ wide.T) + (given * given).sum(1)[:, None]
-        flat = scores.astype(np.float32).ravel()
-        count = min(width, len(flat))
-        place = np.flatnonzero(flat <= np.partition(flat, count - 1)[count - 1])
-        place = place[np.argsort(flat[place], kind="stable")][:count]
-        parent, code = place // len(codebook), place % len(codebook)
-        steps.append((parent[None], code[None]))
-        rest = rest[parent] - codebook[code]
-    energy = (rest.astype(np.float64) ** 2).sum(1).astype(np.float32)
-    first = np.zeros((1, 1), np.int64)
-    return _traced(np, steps, first, first + energy.argmin())[0]
-
-
-def _numpy(array: Array) -> NDArray[np.float32]:
-    return array if isinstance(array, np.ndarray) else array.cpu().numpy()

@@ -6,6 +6,7 @@ and keeps nothing, which is the offline path; the arithmetic is the same. As a s
 dictionary of tensors, it can be copied, saved, moved between devices and kept in any number.
 """
 
+import torch
 from torch import Tensor, nn
 
 StreamState = dict[str, Tensor]
@@ -15,6 +16,15 @@ class StatefulModule(nn.Module):
     """A layer that keeps something from one chunk to the next, under `state_key`."""
 
     state_key: str = ""
+
+    def after_past(self, x: Tensor, state: StreamState, steps: int) -> Tensor:
+        """What came last before `x`, zeros at the start, and then `x`: [B, C, L] -> [B, C, steps + L]."""
+        past = state.get(self.state_key)
+        if past is None:
+            past = x.new_zeros(*x.shape[:2], steps)
+        x = torch.cat([past, x], dim=-1)
+        state[self.state_key] = x[..., x.shape[-1] - steps :]
+        return x
 
 
 class Stack(nn.Sequential):

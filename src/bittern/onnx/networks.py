@@ -31,7 +31,7 @@ from bittern.errors import ModelError
 from bittern.format.entropy import ENTROPY_FILE
 from bittern.onnx.graph import Graph, read_places
 
-# As in model/: path.py, codec_model.py, highpass.py, envelope.py.
+# As in model/: path.py, codec_model.py, highpass.py.
 PEAK, FLATTEST, FORGOTTEN, LOG_RANGE = 2.0, 256.0, 1e-6, (-9.0, 6.0)
 
 

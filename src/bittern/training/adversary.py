@@ -13,7 +13,6 @@ from bittern.errors import ConfigError
 from bittern.model import Waveform
 from bittern.training.discriminators import (
     DiscriminatorSet,
-    Judgement,
     level_set,
     period_and_band_set,
     stft_set,
@@ -28,11 +27,6 @@ class Discriminators(StrEnum):
     LEVELS = "levels"  # FARGAN's, over logarithms of magnitudes
 
 
-class AdversarialLoss(StrEnum):
-    HINGE = "hinge"
-    LEAST_SQUARES = "least_squares"
-
-
 @dataclass(kw_only=True)
 class AdversaryConfig:
     """Which discriminators there are, from when on, and how they learn."""
@@ -45,7 +39,6 @@ class AdversaryConfig:
     magnitude_power: float = 1.0  # of the spectra they see; below 1 they hear soft parts better
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)  # of period_and_band
     judged_seconds: float | None = None  # a crop of each item, drawn anew each step; null is all
-    loss: AdversarialLoss = AdversarialLoss.HINGE
     update_probability: float = 0.6667  # of the discriminators, at each step
     learning_rate: float = 3e-4
     betas: tuple[float, float] = (0.5, 0.9)
@@ -111,7 +104,7 @@ class Adversary:
                 distances.append((a - b).abs().mean(dtype=torch.float32))
                 sizes.append(b.abs().mean(dtype=torch.float32))
         relative = torch.stack(distances) / mean_over_ranks(torch.stack(sizes)).clamp(min=1e-5)
-        adversarial = torch.stack([self._as_original(fake) for fake in fakes])
+        adversarial = torch.stack([(1 - fake.logits.float()).relu().mean() for fake in fakes])
         return {"adversarial": adversarial.mean(), "features": relative.mean()}
 
     def learn(self, parts: list[tuple[Waveform, Waveform]]) -> dict[str, Tensor]:
@@ -125,11 +118,8 @@ class Adversary:
                 losses, shares = [], []
                 for judgement in judgements:
                     original, fake = judgement.logits.float().chunk(2)
-                    losses.append(self._tell_apart(original, fake))
-                    middle = 0.0 if self.config.loss is AdversarialLoss.HINGE else 0.5
-                    shares.append(
-                        ((original > middle).float().mean() + (fake <= middle).float().mean()) / 2
-                    )
+                    losses.append((1 - original).relu().mean() + (1 + fake).relu().mean())  # hinge
+                    shares.append(((original > 0).float().mean() + (fake <= 0).float().mean()) / 2)
                 loss = torch.stack(losses).mean()
                 self.fabric.backward(loss / len(parts))
             total.append(loss.detach())
@@ -148,21 +138,6 @@ class Adversary:
             "adversary/accuracy": torch.stack(right).mean(),
             "gradient/discriminators": norm.detach(),
         }
-
-    def _tell_apart(self, original: Tensor, fake: Tensor) -> Tensor:
-        match self.config.loss:
-            case AdversarialLoss.HINGE:
-                return (1 - original).relu().mean() + (1 + fake).relu().mean()
-            case AdversarialLoss.LEAST_SQUARES:
-                return (1 - original).square().mean() + fake.square().mean()
-
-    def _as_original(self, fake: Judgement) -> Tensor:
-        logits = fake.logits.float()
-        match self.config.loss:
-            case AdversarialLoss.HINGE:
-                return (1 - logits).relu().mean()
-            case AdversarialLoss.LEAST_SQUARES:
-                return (1 - logits).square().mean()
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -21,10 +21,8 @@ class Balanced(NamedTuple):
 class Balancer:
     """Scales the gradients of losses at the output by the moving averages of their norms."""
 
-    def __init__(self, decay: float = 0.999, norm: float = 1.0) -> None:
-        """With `norm` that of the sum, if the gradients of the losses were aligned."""
+    def __init__(self, decay: float = 0.999) -> None:
         self.decay = decay
-        self.norm = norm
         self._sums: dict[str, float] = {}  # of norms, with weights that fall by the decay
         self._weights: dict[str, float] = {}  # sums of these weights
 
@@ -48,10 +46,7 @@ class Balancer:
             self._weights[name] = self.decay * self._weights.get(name, 0.0) + 1.0
         total = sum(shares[name] for name in gradients)
         scales = {
-            name: self.norm
-            * shares[name]
-            / total
-            / (self._sums[name] / self._weights[name] + 1e-12)
+            name: shares[name] / total / (self._sums[name] / self._weights[name] + 1e-12)
             for name in gradients
         }
         gradient = torch.stack([scales[name] * g for name, g in gradients.items()]).sum(dim=0)

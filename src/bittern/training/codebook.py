@@ -13,10 +13,10 @@ instead of taking the place of a vector.
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from bittern.model.quantizer import Quantized, ResidualQuantizer, nearest
+from bittern.training.ranks import gather_rows, sum_over_ranks
 
 _STEP = 0.1  # from a centre towards one of its vectors, where an entry is put beside it
 _GRACE = 0.5  # of the mean count, which a revived entry begins with at least: time to be found
@@ -194,30 +194,3 @@ def kmeans(
         split = beside(means[indices[spare]], vectors[spare])
         centres = torch.where(sizes[:, None] > 0, means, split)
     return centres, nearest(vectors, centres)
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def sum_over_ranks(values: Tensor) -> Tensor:
-    """Sum in place over the ranks of a distributed run; nothing happens in a single process."""
-    if _distributed():
-        dist.all_reduce(values)
-    return values
-
-
-def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all ranks, [M, D] -> [sum of M, D], in the order of the ranks."""
-    if not _distributed():
-        return rows
-    sizes = [
-        torch.zeros((), dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())
-    ]
-    dist.all_gather(sizes, torch.tensor(len(rows), device=rows.device))
-    longest = int(max(sizes))
-    padded = rows.new_zeros(longest, rows.shape[1])
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(size)] for part, size in zip(parts, sizes, strict=True)])

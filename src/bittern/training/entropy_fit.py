@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -105,14 +104,12 @@ def _spread(codec: Codec, wav: Tensor, codes: Tensor, generator: torch.Generator
     """Leave out codes [1, K, F] of audio [1, C, T] as a drawn quality does."""
     model = codec.model
     latent = model.latent(model.pad(wav.to(model.device)))
-    rest, errors = latent, [latent.square().sum(dim=1)]
-    for stage in range(codes.shape[1]):
-        rest = rest - rearrange(model.quantizer.codewords[stage][codes[:, stage]], "b f d -> b d f")
-        errors.append(rest.square().sum(dim=1))
+    left = model.quantizer.errors(latent, codes, range(1, codes.shape[1] + 1))
+    errors = torch.cat([latent.square().sum(dim=1, keepdim=True), left], dim=1)
     quality = draw_quality(
         1, codes.shape[1], lowest=2.0, highest=24.0, full_share=0.2, generator=generator
     )
-    counts = spread_stages(torch.stack(errors, dim=1), model.levels(latent), quality)
+    counts = spread_stages(errors, model.levels(latent), quality)
     stage = torch.arange(codes.shape[1], device=codes.device)[None, :, None]
     return torch.where(stage < counts[:, None], codes, -1).cpu()
 

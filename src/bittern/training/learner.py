@@ -12,16 +12,16 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bittern import checkpoint, weights
+from bittern.errors import DivergedError
 from bittern.model import Waveform
 from bittern.model.codec_model import CodecModel
 from bittern.model.quantizer import Quantized
 from bittern.training.adversary import Adversary
 from bittern.training.balancer import Balancer
-from bittern.training.codebook import EmaCodebooks, concatenate, gather_rows
+from bittern.training.codebook import EmaCodebooks, concatenate
 from bittern.training.data import Batches
-from bittern.training.errors import DivergedError
 from bittern.training.losses import ReconstructionLoss
-from bittern.training.ranks import mean_over_ranks
+from bittern.training.ranks import gather_rows, mean_over_ranks
 from bittern.training.schedule import build_optimizer, codebook_decay, learning_rate, update_average
 from bittern.training.settings import TrainConfig, TrainOnly
 from bittern.training.stages import draw_quality, spread_stages
@@ -99,17 +99,12 @@ class Learner:
             revival_threshold=config.codebook.revival_threshold,
         )
         self._begin()
-        if config.compile:
-            self.model.encoder.compile()
-            self.model.decoder.compile()
         self.autoencoder, self.optimizer = fabric.setup(
             Autoencoder(self.model), build_optimizer(self.model, config.optimizer)
         )
         self.average.to(fabric.device)
         self.codebooks.to(fabric.device)
-        self.balancer = None
-        if config.loss.balancer:
-            self.balancer = Balancer(config.loss.balancer_decay, config.loss.balancer_norm)
+        self.balancer = Balancer(config.loss.balancer_decay) if config.loss.balancer else None
         self.adversary = None
         if config.adversary.start_step is not None:
             self.adversary = Adversary(config.adversary, config.model, fabric)

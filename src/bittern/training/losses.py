@@ -48,7 +48,6 @@ class LossConfig:
     adversarial_share: float | None = None  # of the other terms' gradient; null: as weighted
     balancer: bool = False  # weights are shares of the gradient, all but the commitment's
     balancer_decay: float = 0.999  # of the mean gradient norms
-    balancer_norm: float = 1.0  # of the gradient of each item
 
     def __post_init__(self) -> None:
         windows = []

@@ -104,7 +104,6 @@ class TrainConfig:
     precision: str = "32-true"
     threads: int | None = None
     accumulate: int = 1
-    compile: bool = False
     skip_limit: int = 20
     log_every: int = 20
     validate_every: int = 500

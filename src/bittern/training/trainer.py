@@ -19,8 +19,7 @@ from bittern.training.corpus import open_corpus, too_many_skipped
 from bittern.training.data import Batches, batches_from, silent_share, validation_batch
 from bittern.training.health import Health
 from bittern.training.learner import Learner
-from bittern.training.monitor import Monitor, by_stage
-from bittern.training.pace import Pace
+from bittern.training.monitor import Monitor, Pace, by_stage
 from bittern.training.settings import TrainConfig, TrainOnly
 from bittern.training.signals import StopSignals
 from bittern.training.state import load_state, remove_leftovers, save_inheritance, save_state
