@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -195,3 +198,10 @@ def test_errors_are_what_the_first_stages_leave_over(quantizer):
 def test_gains_are_the_energies_of_codewords(quantizer):
     expected = [np.mean([np.sum(word**2) for word in book]) for book in quantizer.codewords.numpy()]
     np.testing.assert_allclose(quantizer.gains.numpy(), expected, rtol=1e-5)
+
+
+def test_a_model_that_has_coded_can_be_copied_and_pickled(tiny_codec):
+    wav = 0.1 * torch.randn(1, 1, 3_200, generator=torch.Generator().manual_seed(0))
+    codes = tiny_codec.model.encode(wav)
+    for twin in (copy.deepcopy(tiny_codec.model), pickle.loads(pickle.dumps(tiny_codec.model))):
+        assert twin.encode(wav).equal(codes)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import soundfile as sf
@@ -455,7 +455,7 @@ def create_audio(
             f"{path}: Ogg Vorbis holds up to {_OGG_RATE} Hz, not {sample_rate}; give .wav or .flac"
         )
     with atomic_path(path, replace=replace) as temporary:
-        name = os.fsencode(temporary)
+        name: Any = os.fsencode(temporary)  # names that are no text; its stubs know of none
         try:
             with sf.SoundFile(
                 name, "w", sample_rate, channels, format=kind, subtype=subtype

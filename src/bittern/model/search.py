@@ -11,6 +11,7 @@ any device; this module imports no torch.
 Source: M-algorithm for multistage quantizers (LeBlanc et al., IEEE Trans. Speech and Audio Proc. 1993).
 """
 
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -31,9 +32,13 @@ class Books:
 
     def __init__(self, codewords: Array, xp: ModuleType) -> None:
         """Codebooks [K, N, D] in float32, of numpy or of torch, which is `xp`."""
-        self.codewords, self.xp = codewords, xp
+        self.codewords, self._library = codewords, xp.__name__  # a module is never copied
         self.norms = (codewords * codewords).sum(2)  # [K, N]
         self.columns = xp.stack([-2 * xp.swapaxes(book, 0, 1) for book in codewords])  # [K, D, N]
+
+    @property
+    def xp(self) -> ModuleType:
+        return sys.modules[self._library]
 
     def scores(self, stage: int, rest: Array) -> Array:
         """Squared distances of [M, D] to the codewords of a stage, less the squares of `rest`: [M, N]."""
