@@ -44,15 +44,16 @@ export function meetBitrate(errors, weights, rungs, chunkFrames, budget, stageBi
   for (let first = 0; first < frames; first += chunkFrames) {
     const end = Math.min(first + chunkFrames, frames);
     const share = total(chosen.subarray(first, end)) / total(chosen.subarray(first));
+    const wanted = Math.max(budget, 0) * share;
     const attempt = () => {
-      const stages = (Math.max(budget, 0) * share) / stageBits;
+      const stages = wanted / stageBits;
       const own = errors.map((row) => row.subarray(first, end));
       const [, counts] = solve(own, weights.subarray(first, end), rungs, stages, tradeoff);
       return { counts, ...pack(first, counts) };
     };
-    const off = (chunk) => Math.abs(chunk.bits - budget);
+    const off = (chunk) => Math.abs(chunk.bits - wanted);
     let last = attempt(), best = last;
-    for (let n = 0; n < TRIES && end === frames && off(best) > near; n++) {
+    for (let n = 0; n < TRIES && end + chunkFrames >= frames && off(best) > near; n++) {
       stageBits = last.bits / total(last.counts);
       const before = last;
       last = attempt();

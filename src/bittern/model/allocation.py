@@ -204,7 +204,7 @@ class FileRate:
             stage_bits: what a stage of a frame comes to, about, with all that stands around it.
         """
         self._errors, self._weights, self._rungs = errors, weights, rungs
-        self.left = budget
+        self.left = self.wanted = budget  # of the whole, and of the chunk that was planned
         self._stage_bits = stage_bits  # as was seen last
         self._begin = 0
         self._tradeoff, self._chosen = solve(errors, weights, rungs, budget / stage_bits)
@@ -213,7 +213,8 @@ class FileRate:
         """Stages [S, frames] of the next chunk."""
         here = slice(self._begin, self._begin + frames)
         share = self._chosen[:, here].sum() / self._chosen[:, self._begin :].sum()
-        budget = max(self.left, 0.0) * share / self._stage_bits
+        self.wanted = max(self.left, 0.0) * share
+        budget = self.wanted / self._stage_bits
         errors, weights = self._errors[:, here], self._weights[:, here]
         return solve(errors, weights, self._rungs, budget, near=self._tradeoff)[1]
 

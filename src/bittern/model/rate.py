@@ -38,8 +38,8 @@ _FRAME_BITS, _CODED_SHARE = 3, 0.92  # beside the codes of a frame, and of codes
 _HEADROOM = 1.5  # at a quality, beyond which speech does not go
 _HEADROOM_BITRATE = 2.0  # for a bitrate, which has to be met in spite of pauses
 _HEADROOM_STREAMS = 3.0  # and in spite of other streams that are silent
-_NEAR_ENOUGH = 0.008  # of the budget, by which the last chunk may miss it
-_TRIES = 2  # more, at the last chunk
+_NEAR_ENOUGH = 0.008  # of the budget, by which the last chunks may miss their share
+_TRIES = 2  # more, at the last two chunks
 
 Codes = NDArray[np.int64]  # [S, k, F]
 
@@ -195,12 +195,12 @@ def _meet_bitrate(
 
     for place, chunk in enumerate(known):
         packed = best = try_next(chunk)
-        for _ in range(_TRIES if place == len(known) - 1 else 0):
-            if abs(best.bits - rate.left) <= _NEAR_ENOUGH * budget:
+        for _ in range(_TRIES if place >= len(known) - 2 else 0):  # the last may be all too short
+            if abs(best.bits - rate.wanted) <= _NEAR_ENOUGH * budget:
                 break
             rate.learn(packed.counts, packed.bits)
             before, packed = packed, try_next(chunk)
-            best = min(best, packed, key=lambda tried: abs(tried.bits - rate.left))
+            best = min(best, packed, key=lambda tried: abs(tried.bits - rate.wanted))
             if (packed.counts == before.counts).all():
                 break
         rate.keep(best.counts, best.bits)
