@@ -1,5 +1,6 @@
 """What many tests share: a small codec with random weights (see also `synthetic.py`)."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ from bittern.config import CodecConfig, NetworkConfig, QuantizerConfig
 from bittern.weights import save
 
 torch.set_num_threads(1)
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if number := getattr(
+        signal, name, None
+    ):  # ignored where nohup or `&` started us; children inherit that
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
