@@ -19,7 +19,7 @@ from bittern.errors import ConfigError
 DEFAULT_MODEL = "speech-16khz"  # of those that come with Bittern
 SEARCH_WIDTH, WIDEST_SEARCH = 4, 512  # candidates of the encoder's search, see `search.py`
 LOUDEST = 16.0  # of samples that full scale may be 1 for: 24 dB above it
-DEFAULT_QUALITY = 12.0  # of `compress`: about 6 kbit/s of speech with the shipped codec
+DEFAULT_QUALITY = 12.0  # of `compress`: about 5.4 kbit/s of speech with the shipped codec
 _LARGEST = 1e12  # of any number in a configuration
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = 60

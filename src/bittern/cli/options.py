@@ -105,7 +105,7 @@ def add_coding_options(command: argparse.ArgumentParser) -> None:
         type=positive_float,
         metavar="Q",
         help=f"the same from file to file, as many bits as that takes: 1 up to the model's stages, "
-        f"of which frames of speech have Q on average (default: {DEFAULT_QUALITY:g}, about 6 kbit/s)",
+        f"of which frames of speech have Q on average (default: {DEFAULT_QUALITY:g}, about 5.4 kbit/s)",
     )
     rate.add_argument(
         "--stages", type=positive_int, metavar="N", help="codebook stages, the same for each frame"
