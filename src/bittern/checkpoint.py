@@ -299,8 +299,9 @@ def find_entropy(wanted: bytes, name: str, model: str | None = None) -> EntropyM
     """
     for shipped in [model] if model else shipped_names():
         folder = find(shipped)
+        config = read_config(folder)
         for path in (folder / ENTROPY_FILE, folder / _former(wanted)):
-            found = _load_entropy(path, read_config(folder))
+            found = _load_entropy(path, config)
             if found is not None and found.fingerprint == wanted:
                 return found
     owner = f"{model} does not have" if model else "no shipped model has"

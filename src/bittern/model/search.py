@@ -5,8 +5,8 @@ finds nearer ones, for any decoder and at no bits, at the price of encoding time
 stages is then not quite what encoding with k stages gives: it was searched for with more in view.
 
 Codes do not depend on how many frames are searched at once, nor on the library that multiplies, but for
-ties: sums that float32 cannot tell apart, in about one frame of 10,000. Arrays are numpy's, or torch's on
-any device; this module imports no torch.
+ties: sums that float32 cannot tell apart, which tests count. Arrays are numpy's, or torch's on any
+device; this module imports no torch.
 
 Source: M-algorithm for multistage quantizers (LeBlanc et al., IEEE Trans. Speech and Audio Proc. 1993).
 """
